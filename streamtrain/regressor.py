@@ -68,6 +68,7 @@ class Regressor(RegressorMixin, BaseEstimator):
         max_rows: int | None = None,
         target: str | None = None,
         features: Any = None,
+        on_null: str | None = None,
         standardize: bool = True,
         engine: str = "auto",
         device: str = "auto",
@@ -86,6 +87,7 @@ class Regressor(RegressorMixin, BaseEstimator):
         self.max_rows = max_rows
         self.target = target
         self.features = features
+        self.on_null = on_null
         self.standardize = standardize
         self.engine = engine
         self.device = device

@@ -11,7 +11,7 @@ from typing import Literal
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
@@ -31,6 +31,7 @@ from streamtrain.records import (
     StepsTimed,
     stages_text,
 )
+from streamtrain.report.number_format import loss_text
 
 Mode = Literal["auto", "live", "lines", "none"]
 #: Column → width.
@@ -65,6 +66,19 @@ _PASS_COLUMNS = {
 _PASSES = {"tuning": "tuning", "extension": "rates beyond the grid", "fresh": "fresh seeds"}
 _SHORT_PASSES = {"tuning": "rung", "extension": "wider rates", "fresh": "trial"}
 
+_OPENING = "opening"
+#: Said where opening takes longer than so many seconds: without it, a first run seems to hang.
+_SLOW_OPENING = (3.0, "the first run also compiles its kernels: about 20 s, once")
+
+
+class _Facts(ProgressColumn):
+    """The text beside the bar; while a run opens slowly, what may take so long."""
+
+    def render(self, task: Task) -> Text:
+        patience, reason = _SLOW_OPENING
+        is_slow = task.description == _OPENING and (task.elapsed or 0.0) > patience
+        return Text(reason if is_slow else task.fields["facts"])
+
 
 @contextmanager
 def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
@@ -85,14 +99,14 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[facts]}", markup=False),
+            _Facts(),
         )
 
         def write(text: str) -> None:
             console.print(Text(text), soft_wrap=True)
 
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("opening", total=None, facts="")
+            task = bar.add_task(_OPENING, total=None, facts="")
 
             def on_record(record: Record) -> None:
                 lines = tracker.update(record)
@@ -239,7 +253,8 @@ def _loss(loss: float | None, factor: int = 1) -> str:
     if loss is None:
         return "-"
     loss *= factor
-    return f"{loss:.4f}" if loss < 1000 else f"{loss:.3g}"
+    # three digits in powers of ten where a run diverges, or the column would be too narrow
+    return loss_text(loss) if 1e-6 <= loss < 1000 else f"{loss:.3g}"
 
 
 def _columns(tracker: ProgressTracker) -> dict[str, int]:

@@ -168,7 +168,10 @@ def _report_so_far(folder: Path, *, report: bool) -> None:
 
 
 def result_text(summary: Json, out: Path) -> str:
-    """Return the table and its sentence, the warnings with their flags, and the report's path."""
+    """Return the table and its sentence, the warnings with their flags, and the report's path.
+
+    For a trained model, also how to use it.
+    """
     from streamtrain.report.markdown import render_table
 
     table, _, answer = render_table(summary).rpartition("\n\n")
@@ -178,7 +181,10 @@ def result_text(summary: Json, out: Path) -> str:
         warnings.append(fit(f"warning: {warning['text']}{flag}"))
     if (more := len(summary["warnings"]) - WARNINGS_SHOWN) > 0:
         warnings.append(f"{plural(more, 'more warning')} in the report")
-    parts = (table, fit(answer), "\n".join(warnings), f"report: {_page(out)}")
+    end = f"report: {_page(out)}"
+    if summary["verb"] == "train" and (out / "model.json").exists():
+        end += f"\nTo use it: streamtrain predict {shlex.quote(str(out))} DATA"
+    parts = (table, fit(answer), "\n".join(warnings), end)
     return "\n\n".join(part for part in parts if part)
 
 

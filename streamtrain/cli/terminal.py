@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -125,15 +126,21 @@ def wants_colour(stream: Any) -> bool:
 
 
 def fit(text: str) -> str:
-    """Break a sentence between words at the terminal's width, if stdout is a terminal."""
+    """Break each line between words at the terminal's width, if stdout is a terminal.
+
+    A line with the next command is left to the terminal, so that it can be copied whole.
+    """
     if not sys.stdout.isatty():
         return text
-    return textwrap.fill(
-        text,
-        shutil.get_terminal_size().columns,
+    wrap = partial(
+        textwrap.fill,
+        width=shutil.get_terminal_size().columns,
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
+    )
+    return "\n".join(
+        line if line.startswith("Next: ") else wrap(line) for line in text.splitlines()
     )
 
 

@@ -99,6 +99,8 @@ def slower_figure_text(figure: Estimate) -> str:
     '14 times [4.9, 43]'
     >>> slower_figure_text(Estimate(value=0.31, lo=0.1, n=3))
     '31 %, at least 10 %'
+    >>> slower_figure_text(Estimate(value=0.4, lo=-0.08, n=3))
+    '40 %, not certain'
     >>> slower_figure_text(Estimate(value=-0.61, lo=-0.75, n=3))  # a bound that bounds nothing
     '–'
     """
@@ -109,6 +111,8 @@ def slower_figure_text(figure: Estimate) -> str:
         return text
     if figure.hi is None and figure.value < 0:
         return NOTHING
+    if figure.hi is None and figure.lo < 0:
+        return f"{text}, not certain"
     if figure.hi is None:
         return f"{text}, at least {slower_text(figure.lo)}"
     if figure.value < 2:

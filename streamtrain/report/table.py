@@ -100,7 +100,8 @@ def target_text(target: float | None, cell: CellFigures) -> str:
         return seconds_text(seconds) if is_timed else "reached, not timed"
     if cell.status == "not_reached" and cell.steps_to_target.n:
         median = f", median {seconds_text(seconds)}" if is_timed else ""
-        return f"{plural(cell.steps_to_target.n, 'trial')} only{median}"
+        trials = plural(max(cell.holdout_loss.n, cell.steps_to_target.n), "trial")
+        return f"{cell.steps_to_target.n} of {trials}{median}"
     if cell.status == "not_reached" and target is None:
         return NOTHING
     return status_text(cell.status)
@@ -116,7 +117,7 @@ def verdict_text(summary: Summary, cell: CellFigures) -> str:
 
 
 def plain_verdict(summary: Summary, cell: CellFigures) -> str:
-    """Return `recommended`, `as good`, `slower`, `undecided`, or why it was not compared.
+    """Return `recommended`, `as good`, `slower`, `undecided`, or how it missed the target.
 
     A size that missed the target is slower where its bound says so. It is `worse` where losses are
     compared.
@@ -134,6 +135,8 @@ def plain_verdict(summary: Summary, cell: CellFigures) -> str:
         return "slower" if summary.goal == "time-to-loss" else "worse"
     if recommendation.batch_size is not None and cell.status == "reached":
         return "undecided"
+    if cell.status == "not_reached" and cell.steps_to_target.n:
+        return "reached in some trials"
     return status_text(cell.status)
 
 

@@ -5,7 +5,6 @@ known.
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import Secrets, hiding_in_errors, redact_url
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.spans import cut_spans
@@ -295,5 +295,5 @@ def _model_transform(folder: Path, network: Network, named: str | None) -> Trans
             f"the file of {transform.name} was changed since the model was trained; its features"
             " may differ."
         )
-        warnings.warn(text, stacklevel=3)
+        warn_caller(text)
     return transform

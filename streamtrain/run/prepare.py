@@ -4,9 +4,9 @@ It comprises the opened and surveyed data, the evaluation rows, the memory budge
 engine, and where a pass ends.
 """
 
+import logging
 import math
 import time
-import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -14,6 +14,7 @@ from itertools import chain, count
 import numpy as np
 
 from streamtrain.base.budget import Budget, reset_peak_rss, rss_bytes
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
@@ -37,6 +38,7 @@ from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
     Survey,
     baselines,
+    far_value,
     refuse_constant,
     standardized,
     take_survey,
@@ -63,6 +65,8 @@ from streamtrain.types import Dataset, Json, Standardization
 TIMED_ROWS = 2**18
 
 _FLOAT32_BYTES = 4
+
+_log = logging.getLogger("streamtrain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -240,6 +244,8 @@ def prepare(
             " Leave out the columns that have them with --features, or choose another --target."
         )
     refuse_constant(survey, dataset)
+    if far := far_value(survey, dataset.columns):
+        _log.warning(f"warning: {far}")
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
     rows, kept = _evaluation_rows(config, source, survey)
@@ -247,7 +253,7 @@ def prepare(
     variation = reference.span_variation
     if variation is not None and is_unlike(variation):
         advice = mixing_advice(variation, source, config, budget, fixed_bytes=fixed_bytes)
-        warnings.warn(f"{unlike_text(variation)} {advice}", stacklevel=2)
+        warn_caller(f"{unlike_text(variation)} {advice}")
     target_scale = float(survey.standard().scale[-1])
     limits = limits_until_flat(config.train, epoch_rows, len(rows)) if until_flat else None
     return Prepared(

@@ -43,19 +43,46 @@ def frontier(
     """Return the points from the highest loss to `target`; empty where no size was `chosen`.
 
     Seconds are geometric means over trials. A size that ran fewer trials than the chosen one is
-    compared with it in the trials that both ran.
+    compared with it in the trials that both ran. By chance that can have it reach a lower loss
+    before a higher one: the seconds to such losses are then pooled.
     """
     chosen_cell = next((cell for cell in cells if cell.batch_size == chosen), None)
     if chosen_cell is None or target is None or not chosen_cell.steps_to_target:
         return []
     trained = [cell for cell in cells if cell.status in ("reached", "not_reached")]
+    losses = _losses(run, chosen_cell, target)
+    ladder = [_seconds(run, trained, chosen_cell, loss) for loss in losses]
+    for size in (cell.batch_size for cell in trained):
+        rungs = [rung for rung in ladder if size in rung]
+        for rung, pooled in zip(rungs, _in_order([rung[size] for rung in rungs]), strict=True):
+            rung[size] = pooled
     points: list[FrontierPoint] = []
-    for loss in _losses(run, chosen_cell, target):
-        seconds = _seconds(run, trained, chosen_cell, loss)
+    for loss, seconds in zip(losses, ladder, strict=True):
         if seconds:
             best = min(seconds, key=lambda size: (seconds[size], size))
             points.append(FrontierPoint(loss=loss, batch_size=best, seconds=seconds))
     return points
+
+
+def _in_order(seconds: Sequence[float]) -> list[float]:
+    """Return the seconds with neighbours that fall replaced by their geometric mean.
+
+    It is the non-decreasing sequence nearest in log seconds (pool adjacent violators, Ayer et al.
+    1955).
+    """
+    pools: list[list[float]] = []
+    for value in seconds:
+        pools.append([value])
+        while len(pools) > 1 and _geometric(pools[-2]) > _geometric(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    return [_geometric(pool) for pool in pools for _ in pool]
+
+
+def _geometric(values: Sequence[float]) -> float:
+    if len(values) == 1:
+        return values[0]
+    return math.exp(mean([math.log(max(value, 1e-12)) for value in values]))
 
 
 def _losses(run: Run, cell: Cell, target: float) -> list[float]:

@@ -1,9 +1,9 @@
 """Which columns of a data set are its features and its target."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.storage.datetime_values import is_part, stores_datetime
@@ -41,7 +41,7 @@ def candidates(
     left_out = {column.name for column in others} - {target}
     if left_out:
         columns = [column for column in others if column.name in left_out]
-        warnings.warn(left_out_message(columns), stacklevel=4)
+        warn_caller(left_out_message(columns))
     return [column.name for column in present if column.name not in left_out]
 
 

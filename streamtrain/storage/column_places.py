@@ -5,11 +5,11 @@ pandas stores its index as columns, last; Zarr groups list their arrays by name.
 
 import json
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.notices import warn_of_columns_aside
 from streamtrain.types import Column
@@ -78,9 +78,8 @@ def eligible(
     unused = [column for column in index if column.name not in (features or ())]
     if unused and (features is None or (target is None and columns[-1] in unused)):
         names = ", ".join(shown(column.name) for column in unused)
-        warnings.warn(
+        warn_caller(
             f"{url}: left out {names}: the index of the pandas table that was written. Name it with"
-            " --features or --target to use it.",
-            stacklevel=5,
+            " --features or --target to use it."
         )
     return tuple(column for column in columns if column not in index)

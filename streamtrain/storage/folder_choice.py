@@ -2,10 +2,10 @@
 
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.words import plural
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.remote.urls import is_remote, relative_url
@@ -59,11 +59,10 @@ def add_other_parquet(path: str, files: list[str], others: Sequence[str]) -> lis
     names = [shown(relative_url(other, path)) for other in sorted(others)]
     suffix = os.path.splitext(files[0])[1]
     more = f" and {len(names) - _SHOWN_NAMES:,} more" if len(names) > _SHOWN_NAMES else ""
-    warnings.warn(
+    warn_caller(
         f"{shown(path)}: took {plural(len(files), f'*{suffix} file')} and passed over"
         f" {', '.join(names[:_SHOWN_NAMES])}{more}, which may be Parquet, too. Name other files"
-        " with a glob.",
-        stacklevel=1,
+        " with a glob."
     )
     return files
 
@@ -90,10 +89,9 @@ def choose_split(path: str, urls: list[str]) -> list[str]:
     left_out = [f"{counts[split]:,} of {split}" for split in named if split != "train"]
     if counts[None]:
         left_out.append(f"{counts[None]:,} of no split")
-    warnings.warn(
+    warn_caller(
         f"{shown(path)}: took {plural(counts['train'], 'file')} of the split train and left out"
-        f" {', '.join(left_out)}. Name a split with a glob; --eval-data evaluates on one.",
-        stacklevel=1,
+        f" {', '.join(left_out)}. Name a split with a glob; --eval-data evaluates on one."
     )
     return [url for url in urls if splits[url] == "train"]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamtrain.base.atomic_files import write_atomically
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
 from streamtrain.base.units import format_bytes, format_seconds
 from streamtrain.base.user_cache import user_cache
@@ -121,7 +122,7 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
         else:
             _log.info(f"using the rows of {os.path.basename(shown_path)} kept in {folder}")
     for text in note.warnings:
-        warnings.warn(text, stacklevel=5)
+        warn_caller(text)
     with suppress(OSError):
         os.utime(folder / _NOTE_NAME)
     if imported:  # else the cache is no larger, and a look at a thousand tables takes 0.1 s

@@ -38,7 +38,7 @@ _GOOD_SPAN_ROWS = 262_144
 #: is used, and machines differ less in the ratio than in either.
 _OPEN_SECONDS = {"parquet": 7e-6, "zarr": 150e-6}
 _VALUE_SECONDS = 5e-9
-#: Smaller tables are decoded in a fraction of a second, whatever their type.
+#: Smaller tables are decoded in a fraction of a second, whatever their type and encoding.
 _MUCH_BYTES = 256 << 20
 _SLOW_CODECS = ("GZIP", "BROTLI", "ZSTD", "zstd", "gzip", "blosc")
 
@@ -325,11 +325,14 @@ def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
 def _row_advice(document: dict[str, Any], window_rows: int) -> Iterator[str]:
     """Nulls, and the size of row groups or chunks."""
     spans, columns = document["span_rows"], document["columns"]
-    nulls = [f"{column['name']} ({column['nulls']:,})" for column in columns if column["nulls"]]
+    nulls = {column["name"]: column["nulls"] for column in columns if column["nulls"]}
     if nulls:
+        named = ", ".join(f"{name} ({count:,})" for name, count in nulls.items())
+        least = "at least " if len(nulls) > 1 else ""  # they may be in the same rows
+        dropped = f"{least}{max(nulls.values()):,} of {document['num_rows']:,}"
         yield (
-            f"Null or NaN values in {', '.join(nulls)}: training refuses them; --on-null drop"
-            " leaves their rows out, --on-null impute replaces them with the mean of the feature."
+            f"Null or NaN values in {named}: training refuses them; --on-null drop leaves their"
+            f" rows out ({dropped}), --on-null impute puts the mean of the feature in their place."
         )
     remedy = f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows"
     if spans["max"] > window_rows:
@@ -369,12 +372,11 @@ def _shard_advice(document: dict[str, Any]) -> Iterator[str]:
             f"The codec is {', '.join(document['codec'])}: it decodes several times slower than"
             " snappy; streamtrain ingest writes snappy."
         )
-    if document["dictionary"]:
-        yield (
-            "Columns are dictionary-encoded, which decodes slower than plain numbers; streamtrain"
-            " ingest writes plain."
-        )
-    if document["decoded_type"] == "float64" and document["decoded_bytes"] >= _MUCH_BYTES:
+    is_large = document["decoded_bytes"] >= _MUCH_BYTES
+    if document["dictionary"] and is_large:
+        slow = "Columns are dictionary-encoded, which decodes slower than plain numbers"
+        yield f"{slow}; streamtrain ingest writes plain."
+    if document["decoded_type"] == "float64" and is_large:
         decoded = format_bytes(document["decoded_bytes"])
         yield f"Columns are decoded as float64 ({decoded} in all): twice the bytes of float32."
 

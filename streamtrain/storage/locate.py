@@ -6,12 +6,12 @@ sorted.
 
 import glob
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.folder_choice import (
     PARQUET_SUFFIX,
@@ -75,10 +75,9 @@ def warn_of_links(path: str, shards: Sequence[Shard]) -> None:
                 continue  # a file system without inode numbers
             first = seen.setdefault((status.st_dev, status.st_ino), shard.url)
             if first != shard.url:
-                warnings.warn(
+                warn_caller(
                     f"{path}: {shard.url} and {first} are the same file: each row of it is used"
-                    " twice. Remove one of the names unless this is intended.",
-                    stacklevel=4,
+                    " twice. Remove one of the names unless this is intended."
                 )
 
 

@@ -2,9 +2,9 @@
 
 import re
 import shlex
-import warnings
 from collections.abc import Sequence
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import shown
 from streamtrain.storage.remote.urls import is_remote, relative_url
@@ -21,10 +21,9 @@ def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
     absent = sum(shard.absent_chunks for shard in shards)
     if absent:
         chunks = "1 chunk is" if absent == 1 else f"{absent:,} chunks are"
-        warnings.warn(
+        warn_caller(
             f"{path}: {chunks} missing and read as the fill value, as zarr leaves out chunks that"
-            " hold nothing else. If they were lost, restore them.",
-            stacklevel=4,
+            " hold nothing else. If they were lost, restore them."
         )
 
 
@@ -42,18 +41,16 @@ def warn_of_flags(path: str, kind: str, reading: Reading, *, in_place: bool = Fa
     if words:
         unused.append(f"--na-values {','.join(map(shown, words))}")
     if unused:
-        warnings.warn(
+        warn_caller(
             f"{path}: {', '.join(unused)}: for text files such as CSV only, has no effect on"
-            f" {kind}. Leave it out.",
-            stacklevel=4,
+            f" {kind}. Leave it out."
         )
     if in_place and numbers:
         listed = ",".join(numbers)
         copy = shlex.join(["streamtrain", "ingest", path, "FOLDER", f"--na-values={listed}"])
-        warnings.warn(
+        warn_caller(
             f"{path}: --na-values {listed} has no effect on {kind}, which is read in place. Make"
-            f" these numbers null in a copy: {copy}",
-            stacklevel=4,
+            f" these numbers null in a copy: {copy}"
         )
 
 
@@ -68,7 +65,7 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         if any(re.match(r"\d+-D ", column.stored_type) for column in aside):
             grid = " xarray makes columns of a grid: open_zarr(…).to_dataframe().to_parquet(…)."
         text = f"{url}: left out, since they are not columns: {named}{more}.{grid}"
-        warnings.warn(text, stacklevel=4)
+        warn_caller(text)
 
 
 def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
@@ -83,8 +80,7 @@ def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
     unread = sorted(partitions - {column.name for shard in shards for column in shard.columns})
     if unread:
         names = ", ".join(map(shown, unread))
-        warnings.warn(
+        warn_caller(
             f"{root}: Hive partitions are not read ({names}): write them into the files as columns"
-            " to learn from them.",
-            stacklevel=4,
+            " to learn from them."
         )

@@ -4,10 +4,9 @@ float32 holds every whole number up to 2^24 and only some beyond: of seconds sin
 Values in model units do not need this, since their mean is subtracted in float64.
 """
 
-import warnings
-
 import numpy as np
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.types import Dataset, Standardization
 
 #: Above this float32 does not hold every integer, and above MAX_WHOLE not even float64.
@@ -51,11 +50,10 @@ class Rounding:
         found = dict(self._found)
         name, (value, delivered) = next(iter(found.items()))
         more = f" (and so {len(found) - 1:,} more columns)" if len(found) > 1 else ""
-        warnings.warn(
+        warn_caller(
             f"column {name!r}: the integer {value:,.0f} is delivered as {delivered:,.0f}{more}:"
             f" float32 holds every integer only up to {MAX_FLOAT32_INTEGER:,}. Subtract an offset"
-            " with transform=, or leave the column out with features=.",
-            stacklevel=3,
+            " with transform=, or leave the column out with features=."
         )
 
 

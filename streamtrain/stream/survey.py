@@ -33,6 +33,10 @@ _TYPICAL_ROWS = 64
 #: model's squared error, of at least this many rows.
 OUTLIER_SHARE, FEWEST_WITH_OUTLIER = 0.1, 500
 
+#: A value of a training row is reported when it makes more than this part of the sum of squares of
+#: its column. (A choice: the largest hour of rain of a year of weather makes less.)
+FAR_SHARE = 0.5
+
 #: Spans that are summed at the same time, each on a thread.
 _SUMMING_THREADS = 2
 
@@ -63,6 +67,8 @@ class Survey:
         holdout: float64 (held-out rows, columns), raw units, in the order of their ids.
         holdout_ids: The ids of these rows, int64 (held-out rows,).
         spans: The moments of each span that has any of these rows.
+        low: The smallest value of each column, float64 (columns,); `high`: the largest. Empty where
+            they are not known.
     """
 
     count: int
@@ -71,6 +77,8 @@ class Survey:
     holdout: np.ndarray
     holdout_ids: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     spans: SpanMoments | None = None
+    low: np.ndarray = field(default_factory=lambda: np.empty(0))
+    high: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def sd(self) -> np.ndarray:
@@ -122,6 +130,7 @@ def take_survey(source: Source) -> Survey:
     count, mean, comoment = 0, np.zeros(width), np.zeros((width, width))
     held_out, ids = [np.empty((0, width))], [np.empty(0, dtype=np.int64)]
     counts, means, squares = list[int](), [np.empty((0, width))], [np.empty((0, width))]
+    low, high = np.full(width, np.inf), np.full(width, -np.inf)
     for span in _summarize_spans(source):
         # bad held-out rows included: which of them are dropped is known with the standardisation
         held_out.append(span.held_out)
@@ -131,6 +140,7 @@ def take_survey(source: Source) -> Survey:
         counts.append(span.count)
         means.append(span.mean[None])
         squares.append(np.diag(span.comoment)[None])
+        low, high = np.minimum(low, span.low), np.maximum(high, span.high)
         gap, merged_count = span.mean - mean, count + span.count
         comoment += span.comoment + np.outer(gap, gap) * (count * span.count / merged_count)
         mean = mean + gap * (span.count / merged_count)
@@ -151,6 +161,8 @@ def take_survey(source: Source) -> Survey:
         holdout=np.concatenate(held_out),
         holdout_ids=np.concatenate(ids),
         spans=moments,
+        low=low,
+        high=high,
     )
 
 
@@ -178,14 +190,41 @@ def refuse_constant(survey: Survey, dataset: Dataset) -> None:
     )
 
 
+def far_value(survey: Survey, columns: Sequence[str]) -> str:
+    """Return the value of a training row that makes most of its column's variance; "" for none.
+
+    It makes the standard deviation that all others are divided by, and steps of few rows that
+    include it are far too long.
+    """
+    if not len(survey.low) or survey.count < FEWEST_WITH_OUTLIER:
+        return ""
+    total = np.diag(survey.comoment)
+    with np.errstate(all="ignore"):  # of values near the end of the range of floats
+        ends = np.stack([survey.low, survey.high])
+        shares = (ends - survey.mean) ** 2 / np.where(total > 0, total, np.inf)
+    end, column = divmod(int(np.argmax(shares)), len(columns))
+    share = float(shares[end, column])
+    if not share > FAR_SHARE:
+        return ""
+    deviations = (share * survey.count) ** 0.5
+    return (
+        f"{columns[column]} is {ends[end, column]:.9g} in a training row, {deviations:,.0f}"
+        f" standard deviations from its mean: that value makes {share:.0%} of the column's"
+        " variance, and can decide which minibatch size is best. If it is wrong, remove it,"
+        " declare it null (--na-values, for text), or limit the column (--transform)."
+    )
+
+
 class _SpanSummary(NamedTuple):
-    """The held-out rows of a span (float64) with their ids, and the moments of its other rows."""
+    """The held-out rows of a span (float64) with their ids; moments and extremes of the others."""
 
     held_out: np.ndarray
     held_out_ids: np.ndarray
     count: int
     mean: np.ndarray
     comoment: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def _summarize_spans(source: Source) -> Iterator[_SpanSummary]:
@@ -209,8 +248,10 @@ def _summarize_span(source: Source, number: int, columns: Columns) -> _SpanSumma
     return _SpanSummary(np.stack(rows, axis=1), span.first_id + held_out, *moments)
 
 
-def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return count, mean (columns,) and comoment (columns, columns) of a span.
+def _moments(
+    columns: Sequence[np.ndarray], skip: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return count, mean, comoment (columns, columns), and low and high (columns,) of a span.
 
     The rows at the positions `skip`, which are ascending, are left out and may have any values. The
     span is summed tile by tile, so that the float64 copy stays in the cache. Deviations are taken
@@ -221,22 +262,27 @@ def _moments(columns: Sequence[np.ndarray], skip: np.ndarray) -> tuple[int, np.n
     first_rows = np.arange(min(num_rows, _TYPICAL_ROWS + len(skip)))
     first_rows = np.setdiff1d(first_rows, skip)[:_TYPICAL_ROWS]
     if not count:
-        return 0, np.zeros(num_columns), np.zeros((num_columns, num_columns))
+        nothing = np.zeros(num_columns)
+        return 0, nothing, np.zeros((num_columns, num_columns)), nothing, nothing
     # the median of a constant column is exactly its value
     typical = np.array([np.median(column[first_rows].astype(np.float64)) for column in columns])
     sums = np.zeros(num_columns)
     products = np.zeros((num_columns, num_columns))
+    low, high = np.zeros(num_columns), np.zeros(num_columns)  # of the typical row itself
     tile = np.empty((num_columns, _TILE_ROWS))
     for start in range(0, num_rows, _TILE_ROWS):
         stop = min(start + _TILE_ROWS, num_rows)
         deviations = tile[:, : stop - start]
         for deviation, column, value in zip(deviations, columns, typical, strict=True):
             np.subtract(column[start:stop], value, out=deviation, dtype=np.float64)
-        low, high = np.searchsorted(skip, (start, stop))
-        deviations[:, skip[low:high] - start] = 0.0
+        first, last = np.searchsorted(skip, (start, stop))
+        deviations[:, skip[first:last] - start] = 0.0
         sums += deviations.sum(axis=1)
         products += deviations @ deviations.T
-    return count, typical + sums / count, products - np.outer(sums, sums) / count
+        np.minimum(low, deviations.min(axis=1), out=low)
+        np.maximum(high, deviations.max(axis=1), out=high)
+    comoment = products - np.outer(sums, sums) / count
+    return count, typical + sums / count, comoment, typical + low, typical + high
 
 
 def standardized(rows: np.ndarray, standard: Standardization) -> np.ndarray:

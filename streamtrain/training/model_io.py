@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.errors import ConfigError, DataError, StreamTrainError, first_line
 from streamtrain.training.factory import load_factory
 from streamtrain.training.model import Model, Shape
@@ -88,10 +89,9 @@ def _shape(folder: Path, saved: SavedModel) -> Model:
     except ConfigError as error:
         raise ConfigError(f"{folder}: the trained model cannot be constructed: {error}") from error
     if loaded.sha256 != factory.sha256:
-        warnings.warn(
+        warn_caller(
             f"the file of {loaded.name} was changed since the model was trained; it may construct"
-            " another model.",
-            stacklevel=5,
+            " another model."
         )
     return replace(loaded, seed=factory.seed, trial=factory.trial)
 

@@ -207,6 +207,21 @@ def test_nothing_but_lines_off_a_terminal(capsys):
     assert since == held_out < mean  # twice a training loss is shown, which is the mean of ½r²
 
 
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(0.05, "0.0500"), (6.2e-5, "0.0000620"), (1.23e-9, "1.23e-09"), (0.0, "0"), (2e4, "2e+04")],
+)
+def test_a_loss_keeps_its_digits_where_four_decimals_have_none(capsys, loss, text):
+    with progress("lines") as on_record:
+        on_record(started(ROWS, verb="train", lrs=[(0.1,)]))
+        on_record(evaluation(0, 64, 0.1, ROWS, holdout_loss=loss, train_loss=None))
+        on_record(ReplicaEnded(trial=0, batch_size=64, lr=0.1, outcome="finished"))
+        on_record(PassEnded(trial=0))
+    header, line = capsys.readouterr().err.splitlines()
+    assert line.split()[3] == text
+    assert len(line) == len(header)
+
+
 def test_train_has_no_columns_of_a_sweep(capsys):
     with progress("lines") as on_record:
         for record in records(verb="train", trials=1):
@@ -260,6 +275,19 @@ def test_live_writes_the_same_lines_above_a_bar_that_goes_away(monkeypatch):
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert re.search(r" +1 +8,192 +0\.\d{4} +0", text)
     assert "timing the step alone" in text
+
+
+def test_a_slow_opening_says_what_may_take_long(monkeypatch):
+    monkeypatch.setattr(progress_module, "_SLOW_OPENING", (-1.0, "compiles kernels"))
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        progress_module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100)
+    )
+    with progress("live") as on_record:
+        on_record(started(ROWS))
+    opening, training = re.split(r"(?=training )", screen.getvalue(), maxsplit=1)
+    assert "compiles kernels" in opening
+    assert "compiles kernels" not in training
 
 
 def test_a_budget_is_counted_down_through_its_passes():

@@ -94,6 +94,7 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
          "it is a feature with --datetime epoch or --datetime parts"],
     ]  # fmt: skip
     assert "Next: streamtrain sweep in.parquet --on-null impute\n" in said.out
+    assert "--on-null drop leaves their rows out (1 of 3), --on-null impute" in said.out
     document = json.loads(command("inspect", "in.parquet", "--json").out)
     assert [column["name"] for column in document["left_out"]] == ["town", "day"]
     assert document["columns"][0]["sample"] == [1.0, None, 3.0]
@@ -117,6 +118,15 @@ def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls
     config = command("init", "in.parquet", "--out", "-").out
     assert (re.search(r"^  on_null: (\w+)", config, re.MULTILINE) or ["", ""])[1] == policy
     assert command("train", *words[1:], "-o", "m", *QUICK).code == 0
+
+
+def test_train_names_a_wrong_value_of_a_training_row(command, tmp_path):
+    a, y = np.random.default_rng(0).normal(size=(2, 1000))
+    a[500] = 1e4
+    pq.write_table(pa.table({"a": a, "y": y}), tmp_path / "in.parquet")
+    said = command("train", "in.parquet", "-o", "m", "--holdout", "0", *QUICK)
+    assert said.code == 0, said.err
+    assert "warning: a is 10000 in a training row, 32 standard deviations from its" in said.err
 
 
 def test_inspect_shows_the_columns_where_no_target_can_be_chosen(command, tmp_path):

@@ -178,6 +178,15 @@ def test_bars_have_a_colour_that_dark_paper_shows():
         ), name
 
 
+def test_the_figure_of_the_longest_bar_has_room_beside_it():
+    """Cut off, "14.7 ms" read "14.7 m"."""
+    specs, tables = drawn(make_records((256, 1024), trials=3))
+    longest = max(row["seconds"] for row in tables["parts"])
+    (domain,) = {tuple(ends) for ends in domains(specs["parts"], "x")}
+    assert domain[0] == 0
+    assert domain[1] >= 1.3 * longest
+
+
 def test_labels_of_the_frontier_do_not_overlap_where_the_chart_is_narrow():
     """Sizes nearly alike end at one loss, and others at the loss before it."""
     sizes = (256, 1000, 1024, 4096, 16_384, 20_000, 24_000)

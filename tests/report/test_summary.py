@@ -553,7 +553,9 @@ def test_a_target_that_only_some_trials_reached_is_said_to_be_so():
     for record in records:
         if record["event"] == "evaluation" and record["trial"] < 3:
             record["holdout_loss"] = max(record["holdout_loss"], 0.15)
-    sentence = summarize(records)["sentence"]
+    summary = summarize(records)
+    sentence = summary["sentence"]
+    assert "5 of 8 trials, median" in render_table(summary)
     flag = re.search(
         r"Use \d+ \(learning rate 0\.004\): it reached RMSE 100 in only 5 of 8 trials \(median"
         r" [\d.]+ ms of training\)\. For a target that each of them reached, sweep again with"
@@ -562,6 +564,16 @@ def test_a_target_that_only_some_trials_reached_is_said_to_be_so():
     )
     assert flag, sentence
     assert 100 * 1.5**0.5 <= float(flag[1]) <= 1.1 * 100 * 1.5**0.5
+
+
+def test_a_size_that_missed_the_target_in_some_trials_is_not_said_to_miss_it():
+    """The seconds differ by more from trial to trial than from size to size."""
+    records = make_crossings(8, 0.3)
+    for record in records:
+        if record["event"] == "evaluation" and record["trial"] < 3:
+            record["holdout_loss"] = max(record["holdout_loss"], 0.15)
+    table = render_table(summarize(records))
+    assert re.search(r"5 of 8 trials, .* %, not certain +reached in some trials$", table, re.M)
 
 
 def test_a_target_that_the_mean_meets_is_not_advised():

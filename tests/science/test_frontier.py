@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from streamtrain.records import Baseline, ReferenceLoss
+from streamtrain.science import frontier as frontier_module
 from streamtrain.science.cells import make_cell
 from streamtrain.science.frontier import MOST_OF_CONSTANT, frontier
 from streamtrain.science.run_log import Run
@@ -83,6 +84,29 @@ def test_a_size_that_stopped_early_is_compared_in_the_trials_that_it_ran():
             ratio = point.seconds[64] / point.seconds[16]
             assert other.seconds[64] / other.seconds[16] == pytest.approx(ratio)
             assert other.seconds[64] == pytest.approx(math.sqrt(2) * point.seconds[64])
+
+
+def test_no_size_reaches_a_lower_loss_before_a_higher_one():
+    """16 ran one of eight noisy trials: its raw seconds fall once."""
+    target, run = 0.1, make_run(trials=8, noise=0.2)
+    for trial in range(1, 8):
+        del run.curves[16, 0.1][trial]
+    points = find(run, 256, target)
+    chosen, cells = 256, {size: make_cell(run, size, 0.1, target) for size in SIZES}
+    raw = [
+        frontier_module._seconds(run, list(cells.values()), cells[chosen], point.loss)
+        for point in points
+    ]
+    falls = False
+    for size in SIZES:
+        before = [seconds[size] for seconds in raw if size in seconds]
+        after = [point.seconds[size] for point in points if size in point.seconds]
+        falls |= before != sorted(before)
+        assert after == sorted(after)
+        assert math.prod(after) == pytest.approx(math.prod(before))  # pooled by geometric means
+        if before == sorted(before):
+            assert after == before
+    assert falls
 
 
 def test_without_a_choice_or_a_target_there_is_no_frontier():

@@ -7,7 +7,7 @@ from streamtrain.config import make_config
 from streamtrain.storage.dataset import open_shards
 from streamtrain.stream.open_source import open_source
 from streamtrain.stream.source import Source
-from streamtrain.stream.survey import Survey, baselines, linear_model, take_survey
+from streamtrain.stream.survey import Survey, baselines, far_value, linear_model, take_survey
 from tests.stream.conftest import id_rows
 
 CONFIG = make_config({"order": {"span_rows": 64, "window_rows": 128}, "eval": {"eval_rows": 1}})
@@ -103,3 +103,23 @@ def test_ordinary_rows_have_no_outlier(heavy):
         holdout = made_rows(1000, seed=2 * seed, heavy=heavy)
         survey = survey_of(made_rows(4000, seed=2 * seed + 1, heavy=heavy), holdout)
         assert baselines(survey, holdout, ("temp", "rain", "y")).outlier is None
+
+
+@pytest.mark.parametrize("where", [0, 2_000], ids=["the first row", "another span"])
+@pytest.mark.parametrize("wrong", [1e4, -1e4, 6.0])
+def test_a_training_value_that_makes_the_variance_is_told(write_data, wrong, where):
+    """The share is that of one row in the sum of squares; 6 deviations are ordinary."""
+    rows = made_rows(3_000, 0)
+    rows[where, 1] = wrong
+    path = write_data([[1_500, 1_500]], num_columns=3, stored="float64", rows=rows)
+    source = open_source(open_shards(str(path)), make_config({}), holdout=0)
+    survey = take_survey(source)
+    np.testing.assert_allclose(survey.low, rows.min(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(survey.high, rows.max(axis=0), rtol=1e-12)
+    text = far_value(survey, source.dataset.columns)
+    if abs(wrong) < 10:
+        assert text == ""
+        return
+    share = (wrong - rows[:, 1].mean()) ** 2 / (3_000 * rows[:, 1].var())
+    assert text.startswith(f"{source.dataset.columns[1]} is {wrong:g} in a training row, ")
+    assert f"makes {share:.0%} of the column's variance" in text

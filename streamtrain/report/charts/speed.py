@@ -13,6 +13,9 @@ from streamtrain.report.charts.theme import (
     size_color,
 )
 
+#: The width of the chart of bars, in lengths of its longest bar: a quarter is left for its figure.
+_ROOM_OF_LABEL = 1.35
+
 
 def throughput(summary: Summary, tables: Tables) -> AnyChart | None:
     """Rows per second of the step alone, one mark per repeat; None without timings.
@@ -64,7 +67,9 @@ def parts(summary: Summary, tables: Tables) -> AnyChart | None:
         return None
     base = alt.Chart(alt.NamedData("parts"))
     y = alt.Y("part:N", title=None, sort=[row["part"] for row in tables["parts"]])
-    x = alt.X("seconds:Q", axis=None)  # every bar is labelled with its figure
+    # every bar is labelled with its figure, which needs room beside the longest one
+    reach = _ROOM_OF_LABEL * max(row["seconds"] for row in tables["parts"])
+    x = alt.X("seconds:Q", axis=None, scale=alt.Scale(domain=[0, reach or 1.0], nice=False))
     bar = base.mark_bar(height=14, color="#2f7fd0")
     text = base.mark_text(align="left", dx=5)
     return alt.layer(

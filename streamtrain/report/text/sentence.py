@@ -15,6 +15,7 @@ from streamtrain.report.number_format import (
     target_word,
 )
 from streamtrain.report.summary_parts import CellFigures, Recommended
+from streamtrain.report.text.advice import LEAST_OFF_SECONDS
 from streamtrain.report.text.headline import trained_sentence
 from streamtrain.report.text.recommendation import held_loss, larger_target, shuffle_caveat
 from streamtrain.science.contest import timing_variance
@@ -159,7 +160,8 @@ def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
     """Return the seconds of training: as measured where they were, else as the table has them.
 
     Where the table has noticeably other seconds, the predicted ones, both are given: alone, the
-    second figure would look like a contradiction.
+    second figure would look like a contradiction. The predicted ones are of the steps alone, so a
+    training that takes longer by no more than a start does is no failure of the prediction.
     """
     seconds = chosen.seconds_to_target.value
     predicted = seconds_text(Estimate(value=seconds))
@@ -168,6 +170,9 @@ def _training_seconds(summary: Summary, chosen: CellFigures) -> str:
         return f"{predicted} of training"
     measured = f"{seconds_text(Estimate(value=confirmed.measured_seconds.value))} of training"
     if confirmed.is_off:
+        is_longer = confirmed.measured_seconds.value > (seconds or 0.0)
+        if is_longer and confirmed.seconds_off <= LEAST_OFF_SECONDS:
+            return f"{measured} ({predicted} predicted for its steps alone)"
         return f"{measured}, not the {predicted} predicted"
     if seconds is None or 0.8 <= confirmed.measured_seconds.value / seconds <= 1.25:
         return measured

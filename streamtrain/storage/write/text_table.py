@@ -1,7 +1,6 @@
 """CSV and its kin as tables: any delimiter, decimal mark, encoding, compression, null words."""
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.errors import DataError, first_line, shown
 from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
 from streamtrain.storage.write.datetime_parts import Delivered, delivered
@@ -238,7 +238,7 @@ def _pieces(
     for name, column in numbers.items():
         with refusals.noting(name):
             if text := column.warning():
-                warnings.warn(f"{file.path}: {text}", stacklevel=2)
+                warn_caller(f"{file.path}: {text}")
     refusals.raise_all()
 
 
@@ -296,4 +296,4 @@ def _warn_of_dropped(path: str, index: int, reason: str) -> None:
         text = "its first column has no name: left out, as the index of pandas. Name it to use it"
     else:
         text = f"field {index + 1:,} of each row has no name and no value: left out"
-    warnings.warn(f"{path}: {text}.", stacklevel=4)
+    warn_caller(f"{path}: {text}.")
