@@ -51,7 +51,7 @@ def has_datetimes(shards: Iterable[Shard]) -> bool:
     return any(each.decoded_type and stores_datetime(each.stored_type) for each in columns)
 
 
-#: Stored types of columns of an imported table that are refused for their values.
+#: Stored types of columns of an imported table that are refused for a text, or have no value.
 TEXT_REFUSED, EMPTY = "numbers and text", "empty"
 
 #: Columns that a message names; the others are counted.
@@ -193,13 +193,17 @@ def column_problems(present: Sequence[Column], columns: Sequence[str], url: str)
             problems.append(missing_column_message(name, present) + _partition_hint(url, name))
         elif column.decoded_type is None:
             numeric = [other.name for other in present if other.decoded_type is not None]
+            count = sum(other.name == name for other in present)
+            fault = f"has type {column.stored_type}: {column.refusal}"
             advice = "Write it as numbers"
+            if count > 1:
+                fault = f"is not one column: {count} have this name"
+                advice = "Rename them"
             if numeric:
                 choices = ", ".join(map(shown, numeric))
-                advice = f"Choose among {choices} with --features and --target"
-            problems.append(
-                f"column {name!r} has type {column.stored_type}: {column.refusal}. {advice}."
-            )
+                or_choose = f"hoose among {choices} with --features and --target"
+                advice = f"{advice}, or c{or_choose}" if count > 1 else f"C{or_choose}"
+            problems.append(f"column {name!r} {fault}. {advice}.")
     return problems
 
 

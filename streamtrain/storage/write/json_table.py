@@ -15,7 +15,13 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from streamtrain.errors import DataError, first_line, shown
-from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError, arrow_column
+from streamtrain.storage.decode import (
+    MAX_EXACT_INTEGER,
+    WITH_A_POINT,
+    arrow_column,
+    is_rounded,
+    rounded_error,
+)
 from streamtrain.storage.write.datetime_parts import delivered
 from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_source import (
@@ -224,10 +230,5 @@ def _refuse_rounded(rows: bytes, path: _Path, values: np.ndarray) -> None:
         value = json.loads(line)
         for key in path:
             value = value.get(key)
-        if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
-            refusal = f"the integer {value} is beyond ±2^53 and would be rounded"
-            raise ColumnError(
-                f"column {name!r}: {refusal}. Write it with a decimal point if it is a"
-                " measurement, or leave the column out with --features.",
-                {name: refusal},
-            )
+        if isinstance(value, int) and is_rounded(value, float(values[number])):
+            raise rounded_error(name, f"{value}", WITH_A_POINT)
