@@ -8,6 +8,7 @@ from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.storage.datetime_values import is_part, stores_datetime
 from streamtrain.storage.decode import NO_DATETIME, ONLY_NUMBERS
+from streamtrain.storage.notices import FROM_GRID, is_grid, partition_cure
 from streamtrain.types import Column, Shard
 
 
@@ -196,6 +197,9 @@ def column_problems(present: Sequence[Column], columns: Sequence[str], url: str)
             count = sum(other.name == name for other in present)
             fault = f"has type {column.stored_type}: {column.refusal}"
             advice = "Write it as numbers"
+            if is_grid(column):
+                problems.append(f"column {name!r} {fault}. {FROM_GRID}.")
+                continue
             if count > 1:
                 fault = f"is not one column: {count} have this name"
                 advice = "Rename them"
@@ -214,4 +218,8 @@ def _partition_hint(url: str, name: str) -> str:
     """
     if f"/{name}=" not in url:
         return ""
-    return " It is a Hive partition, which is not read: write it into the files as a column."
+    folders = url.split("/")[:-1]
+    first = next(number for number, folder in enumerate(folders) if "=" in folder)
+    names = [folder.partition("=")[0] for folder in folders[first:] if "=" in folder]
+    cure = partition_cure("/".join(folders[:first]), names)
+    return f" It is a Hive partition, which is not read. {cure}"

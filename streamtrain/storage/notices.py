@@ -1,5 +1,6 @@
 """Warnings of what a data set holds that is not read as it is stored, once per data set."""
 
+import json
 import re
 import shlex
 import warnings
@@ -14,6 +15,17 @@ _NAMED = 4
 
 #: Fields of `Reading` that only text has a use for, by their flags.
 _TEXT_FLAGS = ("delimiter", "decimal", "header", "encoding")
+
+
+#: How the arrays of a grid become columns, whose last one is the variable.
+FROM_GRID = (
+    "xarray makes columns of a grid: xarray.open_zarr(…).to_dataframe().reset_index().to_parquet(…)"
+)
+
+
+def is_grid(column: Column) -> bool:
+    """Return whether a column is an array of several axes, which is no column."""
+    return column.aside and re.match(r"[2-9]\d*-D ", column.stored_type) is not None
 
 
 def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
@@ -64,10 +76,8 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         names = [f"{shown(each.name)} ({each.stored_type}: {each.refusal})" for each in aside]
         named = ", ".join(names[:_NAMED])
         more = f", and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        grid = ""
-        if any(re.match(r"\d+-D ", column.stored_type) for column in aside):
-            grid = " xarray makes columns of a grid: open_zarr(…).to_dataframe().to_parquet(…)."
-        text = f"{url}: left out, since they are not columns: {named}{more}.{grid}"
+        cure = f" {FROM_GRID}." if any(map(is_grid, aside)) else ""
+        text = f"{url}: left out, since they are not columns: {named}{more}.{cure}"
         warnings.warn(text, stacklevel=4)
 
 
@@ -84,7 +94,24 @@ def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
     if unread:
         names = ", ".join(map(shown, unread))
         warnings.warn(
-            f"{root}: Hive partitions are not read ({names}): write them into the files as columns"
-            " to learn from them.",
+            f"{root}: Hive partitions are not read ({names}). {partition_cure(root, unread)}",
             stacklevel=4,
         )
+
+
+def partition_cure(root: str, names: Sequence[str]) -> str:
+    """Return what makes columns of the Hive partitions `names` below a folder.
+
+    For local folders it is a command, which writes these columns first: the last one of a table is
+    its target.
+    """
+    if is_remote(root):
+        return "Write them into the files as columns to learn from them."
+    source, copy = (json.dumps(path, ensure_ascii=False) for path in (root, f"{root}-columns"))
+    first = json.dumps(list(names), ensure_ascii=False)
+    code = (
+        f'import pyarrow.dataset as d; t = d.dataset({source}, partitioning="hive");'
+        f" k = {first}; k += [n for n in t.schema.names if n not in k];"
+        f' d.write_dataset(t.scanner(columns=k), {copy}, format="parquet", preserve_order=True)'
+    )
+    return f"To learn from them, make a table that has them: {shlex.join(['python', '-c', code])}"

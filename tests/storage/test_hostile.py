@@ -305,7 +305,7 @@ def test_a_row_group_that_claims_more_values_than_rows_is_refused_before_it_is_d
     [
         "9007199254740993",
         "-9007199254740993",
-        "18446744073709551616",
+        "18446744073709551617",
         "1" * 30,
         "1e400",
         "-1e400",
