@@ -62,3 +62,14 @@ def test_inspect_and_sweep_say_alike_how_a_grid_becomes_columns(
     assert said["inspect"].code == said["sweep"].code == 3
     assert said["inspect"].err == said["sweep"].err
     assert "xarray.open_zarr(…).to_dataframe().reset_index().to_parquet(…)" in said["sweep"].err
+
+
+@pytest.mark.parametrize("end", ["Total;4950;9900\n", "Summe;4950;9900\nMean;49.5;99"])
+def test_the_command_for_totals_leaves_them_out(command, tmp_path: Path, end: str) -> None:
+    rows = "".join(f"n{i};{i};{2 * i}\n" for i in range(100))
+    (tmp_path / "my t.csv").write_text("name;a;y\n" + rows + end)
+    said = command("inspect", "my t.csv")
+    typed = re.search(r"in a copy: (sed .*)\n", said.err)[1]
+    subprocess.run(["sh", "-c", typed], check=True, cwd=tmp_path)
+    assert (tmp_path / "my t-rows.csv").read_text() == "name;a;y\n" + rows
+    assert "totals" not in command("inspect", "my t-rows.csv").err
