@@ -221,7 +221,8 @@ def _pieces(
     for number, chunk in enumerate(read_chunks(file.path, file.storage, file.encoding)):
         content = _without_lines(chunk, file.dialect.skip_lines) if number == 0 else chunk
         content = _rows_of(content, file.dialect)
-        tail, end = (tail + content)[-_TAIL_BYTES:], chunk[-2:]
+        tail = content[-_TAIL_BYTES:] if len(content) > _TAIL_BYTES else tail + content
+        tail, end = tail[-_TAIL_BYTES:], chunk[-2:]
         if not content.strip():
             continue
         table = _parse(file, content, [*dict.fromkeys([*keys.values(), *empty])], row)

@@ -36,10 +36,13 @@ class Sum:
 
     def add(self, values: np.ndarray) -> None:
         """Add the next values; NaN is no value."""
-        present = ~np.isnan(values)
         with np.errstate(over="ignore", invalid="ignore"):
-            self.total += float(values.sum(where=present))
-        self.count += int(present.sum())
+            total, count = float(values.sum()), len(values)
+            if not np.isfinite(total):  # rare, and counting what is present would take longer
+                present = ~np.isnan(values)
+                total, count = float(values.sum(where=present)), int(present.sum())
+        self.total += total
+        self.count += count
         if len(values):
             self.last = float(values[-1])
 
