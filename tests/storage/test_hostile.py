@@ -431,8 +431,8 @@ def test_a_footer_of_which_we_read_other_row_groups_than_arrow_is_refused(
     """Fuzzing found one: a damaged list that Arrow reads further than our parser does."""
     path = write_parquet(tmp_path / "a.parquet", numbers())
     dataset = open_shards(str(path))
-    genuine = parquet_footer.read_chunks
-    monkeypatch.setattr(parquet_footer, "read_chunks", lambda *arguments: genuine(*arguments)[:-1])
+    genuine = parquet_footer._chunks_of
+    monkeypatch.setattr(parquet_footer, "_chunks_of", lambda *arguments: genuine(*arguments)[:-1])
     with pytest.raises(DataError, match="does not describe its column chunks"):
         Readers(dataset).read(0, 0, 10)
     (finding,) = verify(str(path)).findings

@@ -84,6 +84,8 @@ class NumberColumn:
 
         float64 for numbers with at most a few words, and where there is no value yet.
         """
+        if self._quickly(texts) is not None:
+            return pa.float64()
         texts = _compute.drop_null(_compute.utf8_trim_whitespace(texts))
         lower = _compute.utf8_lower(texts)
         known = pa.array(sorted(NULLS | self.nulls))
