@@ -223,7 +223,7 @@ def _import(
         needs_target=tables[0].needs_target,
         left_out=tables[0].left_out,
     )
-    text = json.dumps(asdict(note), indent=1)
+    text = json.dumps(asdict(note))  # with an indent, Python would encode it, not C
     write_atomically(folder / _NOTE_NAME, text.encode())
     return note, tables[0].found
 
