@@ -5,6 +5,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Sequence
+from typing import Protocol
 
 from streamtrain.base.redact import redact_url
 from streamtrain.errors import shown
@@ -81,22 +82,35 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         warnings.warn(text, stacklevel=4)
 
 
-def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
-    """Warn of Hive partitions below `root` that are not columns of the files."""
+class _File(Protocol):
+    """A shard, or a table of one file."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[Column]: ...
+
+
+def warn_of_partitions(root: str, files: Sequence[_File], *, is_parquet: bool = True) -> None:
+    """Warn of Hive partitions below `root` that are not columns of the files.
+
+    `is_parquet`: the files are Parquet, which pyarrow copies with the partitions.
+    """
     folders = (
         folder
-        for shard in shards
-        if shard.url.startswith(f"{root}/")
-        for folder in relative_url(shard.url, root).split("/")[:-1]
+        for file in files
+        if file.url.startswith(f"{root}/")
+        for folder in relative_url(file.url, root).split("/")[:-1]
     )
     partitions = {folder.partition("=")[0] for folder in folders if "=" in folder}
-    unread = sorted(partitions - {column.name for shard in shards for column in shard.columns})
+    unread = sorted(partitions - {column.name for file in files for column in file.columns})
     if unread:
         names = ", ".join(map(shown, unread))
-        warnings.warn(
-            f"{root}: Hive partitions are not read ({names}). {partition_cure(root, unread)}",
-            stacklevel=4,
-        )
+        cure = partition_cure(root, unread) if is_parquet else _WRITE_PARTITIONS
+        warnings.warn(f"{root}: Hive partitions are not read ({names}). {cure}", stacklevel=4)
+
+
+_WRITE_PARTITIONS = "Write them into the files as columns to learn from them."
 
 
 def partition_cure(root: str, names: Sequence[str]) -> str:
@@ -106,7 +120,7 @@ def partition_cure(root: str, names: Sequence[str]) -> str:
     its target.
     """
     if is_remote(root):
-        return "Write them into the files as columns to learn from them."
+        return _WRITE_PARTITIONS
     source, copy = (json.dumps(path, ensure_ascii=False) for path in (root, f"{root}-columns"))
     first = json.dumps(list(names), ensure_ascii=False)
     code = (

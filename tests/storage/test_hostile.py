@@ -96,6 +96,21 @@ def test_hive_partitions_are_not_passed_over_in_silence(tmp_path: Path) -> None:
         assert "Hive partition, which is not read" in said
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_hive_partitions_of_text_are_not_passed_over_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+    text = "x,y\n1,2\n3,4\n" if suffix == "csv" else '{"x": 1, "y": 2}\n'
+    for year in (2023, 2024):
+        folder = tmp_path / "data" / f"year={year}"
+        folder.mkdir(parents=True)
+        (folder / f"a.{suffix}").write_text(text)
+    for _ in range(2):  # also from the cache
+        with pytest.warns(UserWarning, match=r"not read \(year\)\. Write them into the files"):
+            assert open_shards(str(tmp_path / "data")).columns == ("x", "y")
+
+
 def test_pipes_are_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in refusal(tmp_path / "pip*")
