@@ -193,21 +193,19 @@ def column_problems(present: Sequence[Column], columns: Sequence[str], url: str)
         if column is None:
             problems.append(missing_column_message(name, present) + _partition_hint(url, name))
         elif column.decoded_type is None:
-            numeric = [other.name for other in present if other.decoded_type is not None]
-            count = sum(other.name == name for other in present)
             fault = f"has type {column.stored_type}: {column.refusal}"
-            advice = "Write it as numbers"
             if is_grid(column):
                 problems.append(f"column {name!r} {fault}. {FROM_GRID}.")
                 continue
-            if count > 1:
+            cures = []
+            if (count := sum(other.name == name for other in present)) > 1:
                 fault = f"is not one column: {count} have this name"
-                advice = "Rename them"
-            if numeric:
+                cures.append("rename them")
+            if numeric := [other.name for other in present if other.decoded_type is not None]:
                 choices = ", ".join(map(shown, numeric))
-                or_choose = f"hoose among {choices} with --features and --target"
-                advice = f"{advice}, or c{or_choose}" if count > 1 else f"C{or_choose}"
-            problems.append(f"column {name!r} {fault}. {advice}.")
+                cures.append(f"choose among {choices} with --features and --target")
+            cure = ", or ".join(cures) or "write it as numbers"
+            problems.append(f"column {name!r} {fault}. {cure[0].upper()}{cure[1:]}.")
     return problems
 
 

@@ -32,7 +32,7 @@ def test_the_command_for_hive_partitions_makes_columns_of_them(command, tmp_path
             pq.write_table(pa.table({"x": x, "y": -x}), folder / "part.parquet")
     said = command("inspect", "it's a 'hive'")
     assert said.code == 0
-    typed = re.search(r"(python -c .*)\n", said.err)[1]
+    (typed,) = re.findall(r"(python -c .*)\n", said.err)
     assert typed in command("inspect", "it's a 'hive'", "--features", "day").err
     python = subprocess.list2cmdline([sys.executable])
     subprocess.run(["sh", "-c", typed.replace("python", python, 1)], check=True, cwd=tmp_path)
@@ -71,7 +71,7 @@ def test_the_command_for_totals_leaves_them_out(command, tmp_path: Path, end: st
     rows = "".join(f"n{i};{i};{2 * i}\n" for i in range(100))
     (tmp_path / "my t.csv").write_text("name;a;y\n" + rows + end)
     said = command("inspect", "my t.csv")
-    typed = re.search(r"in a copy: (sed .*)\n", said.err)[1]
+    (typed,) = re.findall(r"in a copy: (sed .*)\n", said.err)
     subprocess.run(["sh", "-c", typed], check=True, cwd=tmp_path)
     assert (tmp_path / "my t-rows.csv").read_text() == "name;a;y\n" + rows
     assert "of totals" not in command("inspect", "my t-rows.csv").err
