@@ -60,12 +60,14 @@ def inspect(
         found = find_shards(data, storage=storage)
         present = found.table or found.shards[0].columns
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the table says what is left out
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")  # the table says what is left out
                 dataset = bind_columns(found, features=names, target=target)
         except (ConfigError, DataError) as error:
             usable = usable_columns(present)
             if names is not None or target is not None or len(usable) < 2:
+                for warning in caught:  # as there is no table
+                    warnings.warn(warning.message, stacklevel=1)
                 raise
             problem = str(error)
             dataset = bind_columns(found, features=usable[:-1], target=usable[-1])

@@ -8,6 +8,7 @@ from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.storage.datetime_values import is_part, stores_datetime
 from streamtrain.storage.decode import NO_DATETIME, ONLY_NUMBERS
+from streamtrain.storage.notices import FROM_GRID, is_grid, partition_cure
 from streamtrain.types import Column, Shard
 
 
@@ -51,7 +52,7 @@ def has_datetimes(shards: Iterable[Shard]) -> bool:
     return any(each.decoded_type and stores_datetime(each.stored_type) for each in columns)
 
 
-#: Stored types of columns of an imported table that are refused for their values.
+#: Stored types of columns of an imported table that are refused for a text, or have no value.
 TEXT_REFUSED, EMPTY = "numbers and text", "empty"
 
 #: Columns that a message names; the others are counted.
@@ -192,14 +193,19 @@ def column_problems(present: Sequence[Column], columns: Sequence[str], url: str)
         if column is None:
             problems.append(missing_column_message(name, present) + _partition_hint(url, name))
         elif column.decoded_type is None:
-            numeric = [other.name for other in present if other.decoded_type is not None]
-            advice = "Write it as numbers"
-            if numeric:
+            fault = f"has type {column.stored_type}: {column.refusal}"
+            if is_grid(column):
+                problems.append(f"column {name!r} {fault}. {FROM_GRID}.")
+                continue
+            cures = []
+            if (count := sum(other.name == name for other in present)) > 1:
+                fault = f"is not one column: {count} have this name"
+                cures.append("rename them")
+            if numeric := [other.name for other in present if other.decoded_type is not None]:
                 choices = ", ".join(map(shown, numeric))
-                advice = f"Choose among {choices} with --features and --target"
-            problems.append(
-                f"column {name!r} has type {column.stored_type}: {column.refusal}. {advice}."
-            )
+                cures.append(f"choose among {choices} with --features and --target")
+            cure = ", or ".join(cures) or "write it as numbers"
+            problems.append(f"column {name!r} {fault}. {cure[0].upper()}{cure[1:]}.")
     return problems
 
 
@@ -210,4 +216,8 @@ def _partition_hint(url: str, name: str) -> str:
     """
     if f"/{name}=" not in url:
         return ""
-    return " It is a Hive partition, which is not read: write it into the files as a column."
+    folders = url.split("/")[:-1]
+    first = next(number for number, folder in enumerate(folders) if "=" in folder)
+    names = [folder.partition("=")[0] for folder in folders[first:] if "=" in folder]
+    cure = partition_cure("/".join(folders[:first]), names)
+    return f" It is a Hive partition, which is not read. {cure}"

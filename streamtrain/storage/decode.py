@@ -3,8 +3,9 @@
 Values are decoded to float32 or float64.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ from streamtrain.errors import DataError, shown
 from streamtrain.storage.datetime_values import epoch_seconds, is_datetime
 from streamtrain.types import Column, Datetime
 
-#: Above this, float64 cannot represent every integer.
+#: Above this, float64 cannot represent every integer, but only those with enough trailing zeros.
 MAX_EXACT_INTEGER = 2**53
 
 #: Why a column of another type is refused.
 ONLY_NUMBERS = "only numbers can be decoded"
+#: How the reason ends for a column of numbers that has a text.
+NOT_A_NUMBER = "is not a number"
+#: What to do with an integer of a text file that float64 would round.
+WITH_A_POINT = "Write it with a decimal point if it is a measurement"
 #: Why a date or a time is refused without `--datetime`.
 NO_DATETIME = "it is a feature with --datetime epoch or --datetime parts"
 
@@ -98,8 +103,8 @@ def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.nd
 
     It is a view of Arrow's memory where no cast is needed.
 
-    Raises ColumnError when a 64-bit integer, or a decimal without fractional digits, is beyond
-    ±2⁵³.
+    Raises ColumnError when float64 would round a 64-bit integer, or a decimal without fractional
+    digits.
     """
     kind = values.type
     if pa.types.is_dictionary(kind):
@@ -110,11 +115,16 @@ def decode_arrow(name: str, values: pa.ChunkedArray, decoded_type: str) -> np.nd
     elif pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     elif pa.types.is_decimal(kind):
-        if kind.scale <= 0:  # integers, as some databases write their keys
-            _refuse_inexact(name, *min_max(values))
-        values = values.cast(pa.float64())
+        decoded = values.cast(pa.float64())
+        if kind.scale <= 0 and _are_large(*min_max(values)):
+            # integers, as some databases write their keys
+            pairs = zip(values.to_pylist(), decoded.to_pylist(), strict=True)
+            _refuse_rounded(name, ((int(a), b) for a, b in pairs if a is not None))
+        values = decoded
     elif pa.types.is_integer(kind) and kind.bit_width == 64:
-        _refuse_inexact(name, *min_max(values))
+        if _are_large(*min_max(values)):
+            for chunk in values.chunks:
+                _refuse_inexact(name, chunk.drop_null().to_numpy())
     elif is_datetime(kind):
         return epoch_seconds(values).astype(decoded_type, copy=False)
     if values.num_chunks == 1:
@@ -128,8 +138,9 @@ def decode_numpy(name: str, values: np.ndarray, decoded_type: str) -> np.ndarray
 
     Raises ColumnError as `decode_arrow` does.
     """
-    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values):
-        _refuse_inexact(name, int(values.min()), int(values.max()))
+    is_wide = values.dtype.kind in "iu" and values.dtype.itemsize == 8 and len(values)
+    if is_wide and _are_large(values.min(), values.max()):
+        _refuse_inexact(name, values)
     return values.astype(decoded_type, copy=False)
 
 
@@ -152,18 +163,45 @@ def _join(pieces: Sequence[np.ndarray], rows: int, decoded_type: str) -> np.ndar
     return joined
 
 
-def _refuse_inexact(name: str, low: Any, high: Any) -> None:
-    """Raise ColumnError when float64 would round an integer between `low` and `high`.
+def _are_large(low: Any, high: Any) -> bool:
+    """Return whether an integer between `low` and `high` may be one that float64 would round.
 
-    Both are int or Decimal, or None where all values are null.
+    Both are numbers, or None where all values are null.
     """
     if low is None or high is None:
-        return
-    low, high = int(low), int(high)
-    if low < -MAX_EXACT_INTEGER or high > MAX_EXACT_INTEGER:
-        worst = high if high > MAX_EXACT_INTEGER else low
-        refusal = f"the integer {worst:,} is beyond ±2^53 and would be rounded"
-        raise ColumnError(
-            f"column {name!r}: {refusal}. Store it as float64, or leave it out with --features.",
-            {name: refusal},
-        )
+        return False
+    return int(low) < -MAX_EXACT_INTEGER or int(high) > MAX_EXACT_INTEGER
+
+
+def _refuse_inexact(name: str, values: np.ndarray) -> None:
+    """Raise ColumnError for a 64-bit integer that float64 would round."""
+    sizes = np.abs(values).astype(np.uint64)  # the smallest int64 keeps its bits, and so its size
+    lowest_bits = sizes & (~sizes + np.uint64(1))
+    rounded = np.flatnonzero(sizes // np.maximum(lowest_bits, 1) > MAX_EXACT_INTEGER)
+    if len(rounded):
+        raise rounded_error(name, f"{values[rounded[0]]:,}", "Store it as float64")
+
+
+def _refuse_rounded(name: str, pairs: Iterable[tuple[int, float]]) -> None:
+    """Raise ColumnError for the first integer that is not the float64 it was decoded to."""
+    for integer, value in pairs:
+        if is_rounded(integer, value):
+            raise rounded_error(name, f"{integer:,}", "Store it as float64")
+
+
+def is_rounded(integer: int, value: float) -> bool:
+    """Return whether `value` is another number than the integer it was decoded from.
+
+    >>> is_rounded(2**60, float(2**60)), is_rounded(2**60 + 1, float(2**60 + 1))
+    (False, True)
+    """
+    return not math.isfinite(value) or int(value) != integer
+
+
+def rounded_error(name: str, integer: str, cure: str) -> ColumnError:
+    """Return the error for an integer that float64 would round."""
+    refusal = f"the integer {integer} is beyond ±2^53 and would be rounded"
+    return ColumnError(
+        f"column {name!r}: {refusal}. {cure}, or leave the column out with --features.",
+        {name: refusal},
+    )

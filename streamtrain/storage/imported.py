@@ -28,7 +28,7 @@ from streamtrain.base.words import plural
 from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED
 from streamtrain.storage.dataset import FoundShards, find_shards
-from streamtrain.storage.decode import ColumnError
+from streamtrain.storage.decode import NOT_A_NUMBER, ONLY_NUMBERS, ColumnError
 from streamtrain.storage.foreign.foreign_source import (
     absolute_source,
     find_foreign,
@@ -52,7 +52,7 @@ LIMIT_BYTES = 32 << 30
 _IN_USE_SECONDS = 86_400.0
 
 #: Changes whenever the same table would be imported as other rows.
-_VERSION = 3
+_VERSION = 4
 _SPAN_ROWS = 262_144
 
 #: Larger files take long, so a message is printed before they are read.
@@ -224,7 +224,7 @@ def _import(
         needs_target=tables[0].needs_target,
         left_out=tables[0].left_out,
     )
-    text = json.dumps(asdict(note), indent=1)
+    text = json.dumps(asdict(note))  # with an indent, Python would encode it, not C
     write_atomically(folder / _NOTE_NAME, text.encode())
     return note, tables[0].found
 
@@ -244,7 +244,8 @@ def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, 
                 refusal = refusal or other.refusal
             wide = wide or (other is not None and other.decoded_type == "float64")
         if column.decoded_type is None or refusal:
-            stored_type = TEXT_REFUSED if column.decoded_type else column.stored_type
+            has_text = refusal == ONLY_NUMBERS or refusal.endswith(NOT_A_NUMBER)
+            stored_type = TEXT_REFUSED if column.decoded_type and has_text else column.stored_type
             column = replace(
                 column,
                 stored_type=stored_type,

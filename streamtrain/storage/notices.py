@@ -1,8 +1,10 @@
 """Warnings of what a data set holds that is not read as it is stored, once per data set."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Protocol
 
 from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
@@ -14,6 +16,17 @@ _NAMED = 4
 
 #: Fields of `Reading` that only text has a use for, by their flags.
 _TEXT_FLAGS = ("delimiter", "decimal", "header", "encoding")
+
+
+#: How the arrays of a grid become columns, whose last one is the variable.
+FROM_GRID = (
+    "xarray makes columns of a grid: xarray.open_zarr(…).to_dataframe().reset_index().to_parquet(…)"
+)
+
+
+def is_grid(column: Column) -> bool:
+    """Return whether a column is an array of several axes, which is no column."""
+    return column.aside and re.match(r"[2-9]\d*-D ", column.stored_type) is not None
 
 
 def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
@@ -61,26 +74,54 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         names = [f"{shown(each.name)} ({each.stored_type}: {each.refusal})" for each in aside]
         named = ", ".join(names[:_NAMED])
         more = f", and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        grid = ""
-        if any(re.match(r"\d+-D ", column.stored_type) for column in aside):
-            grid = " xarray makes columns of a grid: open_zarr(…).to_dataframe().to_parquet(…)."
-        text = f"{url}: left out, since they are not columns: {named}{more}.{grid}"
-        warn_caller(text)
+        cure = f" {FROM_GRID}." if any(map(is_grid, aside)) else ""
+        warn_caller(f"{url}: left out, since they are not columns: {named}{more}.{cure}")
 
 
-def warn_of_partitions(root: str, shards: Sequence[Shard]) -> None:
-    """Warn of Hive partitions below `root` that are not columns of the files."""
+class _File(Protocol):
+    """A shard, or a table of one file."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[Column]: ...
+
+
+def warn_of_partitions(root: str, files: Sequence[_File], *, is_parquet: bool = True) -> None:
+    """Warn of Hive partitions below `root` that are not columns of the files.
+
+    `is_parquet`: the files are Parquet, which pyarrow copies with the partitions.
+    """
     folders = (
         folder
-        for shard in shards
-        if shard.url.startswith(f"{root}/")
-        for folder in relative_url(shard.url, root).split("/")[:-1]
+        for file in files
+        if file.url.startswith(f"{root}/")
+        for folder in relative_url(file.url, root).split("/")[:-1]
     )
     partitions = {folder.partition("=")[0] for folder in folders if "=" in folder}
-    unread = sorted(partitions - {column.name for shard in shards for column in shard.columns})
+    unread = sorted(partitions - {column.name for file in files for column in file.columns})
     if unread:
         names = ", ".join(map(shown, unread))
-        warn_caller(
-            f"{root}: Hive partitions are not read ({names}): write them into the files as columns"
-            " to learn from them."
-        )
+        cure = partition_cure(root, unread) if is_parquet else _WRITE_PARTITIONS
+        warn_caller(f"{root}: Hive partitions are not read ({names}). {cure}")
+
+
+_WRITE_PARTITIONS = "Write them into the files as columns to learn from them."
+
+
+def partition_cure(root: str, names: Sequence[str]) -> str:
+    """Return what makes columns of the Hive partitions `names` below a folder.
+
+    For local folders it is a command, which writes these columns first: the last one of a table is
+    its target.
+    """
+    if is_remote(root):
+        return _WRITE_PARTITIONS
+    source, copy = (json.dumps(path, ensure_ascii=False) for path in (root, f"{root}-columns"))
+    first = json.dumps(list(names), ensure_ascii=False)
+    code = (
+        f'import pyarrow.dataset as d; t = d.dataset({source}, partitioning="hive");'
+        f" k = {first}; k += [n for n in t.schema.names if n not in k];"
+        f' d.write_dataset(t.scanner(columns=k), {copy}, format="parquet", preserve_order=True)'
+    )
+    return f"To learn from them, make a table that has them: {shlex.join(['python', '-c', code])}"

@@ -101,9 +101,18 @@ def test_a_packed_matrix(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a.zarr"), expected)
 
 
-@pytest.mark.parametrize("of_xarray", [False, True])
-def test_the_fill_value_of_v2_is_missing_in_arrays_of_xarray(tmp_path: Path, of_xarray) -> None:
-    attributes = {"_ARRAY_DIMENSIONS": ["row"]} if of_xarray else {}
+@pytest.mark.parametrize(
+    ("of_xarray", "attributes"),
+    [
+        (False, {}),
+        (True, {"_ARRAY_DIMENSIONS": ["row"]}),
+        (False, {"_ARRAY_DIMENSIONS": ["row"], "zarr_dtype": "int16"}),
+    ],
+    ids=["zarr", "xarray", "hdmf-zarr"],
+)
+def test_the_fill_value_of_v2_is_missing_in_arrays_of_xarray(
+    tmp_path: Path, of_xarray: bool, attributes
+) -> None:
     stored = np.where(SHORTS == 2, -99, SHORTS).astype("i2")
     write_group(tmp_path / "g.zarr", version=2, fill=-99, a=(stored, attributes), y=(PLAIN, {}))
     expected = np.where(SHORTS == 2, np.nan if of_xarray else -99, SHORTS)

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamtrain.errors import DataError
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.readers import Readers
 from streamtrain.storage.write import json_table, text_source
 from streamtrain.storage.write.tables import open_tables
 
@@ -39,7 +41,6 @@ def test_what_is_read_is_what_was_written(tmp_path_factory, rows, size):
     ("line", "words"),
     [
         ('{"a": 12345678901234567, "y": 1.5}', "the integer 12345678901234567 is beyond"),
-        ('{"a": "x", "y": 1.5}', "Write one JSON object per line"),
         ("[1, 2]", "Write one JSON object per line"),
         ('{"a": 1', "Write one JSON object per line"),
     ],
@@ -175,3 +176,40 @@ def test_a_line_may_be_longer_than_the_sample(tmp_path, monkeypatch, is_array):
     rows = [{f"x{i}": i + row for i in range(50)} for row in range(3)]
     path.write_text(json.dumps(rows) if is_array else "\n".join(map(json.dumps, rows)) + "\n")
     np.testing.assert_array_equal(read(path)["x49"], [49, 50, 51])
+
+
+@pytest.mark.parametrize("sample", [1 << 20, 64], ids=["in the sample", "after it"])
+@pytest.mark.parametrize("odd", ["x", True, [1], {"c": 1}], ids=["text", "truth", "list", "object"])
+@pytest.mark.parametrize("is_inner", [False, True], ids=["outer", "inner"])
+def test_a_key_of_several_kinds_is_left_out_unless_it_is_chosen(
+    tmp_path, monkeypatch, sample, odd, is_inner
+):
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+    monkeypatch.setattr(json_table, "_SAMPLE_BYTES", sample)
+    monkeypatch.setattr(text_source, "CHUNK_BYTES", 100)
+    rows = [{"a": None if row == 3 else row, "l": [row, "x"], "y": 0.5 * row} for row in range(40)]
+    for row in rows:
+        odd_or_number = odd if row["y"] >= 15 else 1.0
+        row |= {"in": {"m": odd_or_number, "b": 2}} if is_inner else {"m": odd_or_number}
+        row["z"] = -row["y"]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = "in.m" if is_inner else "m"
+    with pytest.warns(UserWarning, match=rf"left out.* {name} \(.* row 30 is of kind"):
+        dataset = open_shards(str(path))
+    assert dataset.columns == ("a", "y", *(("in.b",) if is_inner else ()), "z")
+    read = dict(zip(dataset.columns, Readers(dataset).read(0, 0, dataset.num_rows), strict=True))
+    np.testing.assert_array_equal(read["z"], -0.5 * np.arange(40))
+    np.testing.assert_array_equal(read["a"], [np.nan if row == 3 else row for row in range(40)])
+    for choice in ({"features": [name]}, {"features": ["a"], "target": name}):
+        with pytest.raises(DataError, match=rf"'{name}'.* row 30 is of kind"):
+            open_shards(str(path), **choice)
+
+
+def test_a_last_key_of_several_kinds_is_no_target(tmp_path, monkeypatch):
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+    path = tmp_path / "t.json"
+    path.write_text('[{"a": 1, "b": 2, "y": 3}, {"a": 1, "b": 2, "y": "7 July"}]')
+    with pytest.raises(DataError, match=r"last column, 'y', cannot be the target: .7 July. in row"):
+        open_shards(str(path))
+    assert open_shards(str(path), features=["a"], target="b").num_rows == 2

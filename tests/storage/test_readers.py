@@ -61,6 +61,42 @@ def test_integers_that_float64_would_round_are_refused_by_name(tmp_path: Path) -
             Readers(dataset).read(0, 0, dataset.num_rows)
 
 
+LARGE = [2**53 + 2, -(2**53) - 4, 2**60 + 2**8, 2**62, -(2**63), 0, 3]
+
+
+def _write(path: Path, values: list[int]) -> None:
+    """Write the columns a, b (in Parquet a decimal) and y: the values twice, and a count."""
+    rows = [(value, value, y) for y, value in enumerate(values)]
+    if path.suffix == ".parquet":
+        b, y = pa.array(values, pa.decimal128(20)), np.arange(len(values)) * 1.0
+        pq.write_table(pa.table({"a": values, "b": b, "y": y}), path)
+    elif path.suffix == ".zarr":
+        write_zarr(path, np.array(rows))
+    elif path.suffix == ".csv":
+        path.write_text("a,b,y\n" + "".join(f"{a},{b},{y}\n" for a, b, y in rows))
+    else:
+        lines = (f'{{"a": {a}, "b": {b}, "y": {y}}}\n' for a, b, y in rows)
+        path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "zarr", "csv", "jsonl"])
+def test_large_integers_are_read_where_float64_holds_them_exactly(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    _write(path, LARGE)
+    dataset = open_shards(str(path))
+    for column in Readers(dataset).read(0, 0, dataset.num_rows)[:2]:
+        assert [int(value) for value in column] == LARGE
+    for number, rounded in enumerate((2**60 + 1, -(2**63) + 1, 2**53 + 1)):
+        path = tmp_path / f"{number}.{suffix}"
+        _write(path, [*LARGE, rounded])
+        for feature in "ab":
+            with pytest.raises(DataError, match=f"the integer ({rounded}|{rounded:,}) is beyond"):
+                dataset = open_shards(str(path), features=[feature], target="y")
+                Readers(dataset).read(0, 0, dataset.num_rows)
+
+
 @pytest.mark.parametrize("scale", [0, 2])
 @pytest.mark.parametrize("narrow", [pa.decimal32, pa.decimal64], ids=["decimal32", "decimal64"])
 def test_narrow_decimals_are_read_as_wide_ones(tmp_path: Path, narrow, scale: int) -> None:

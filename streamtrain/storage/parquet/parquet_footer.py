@@ -3,6 +3,8 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -63,14 +65,32 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, Chunks]:
     Raises DataError when the file is no longer the one that was described.
     """
     metadata, footer = reread_footer(shard)
-    schema = [metadata.schema.column(index) for index in range(metadata.num_columns)]
     try:
-        chunks = read_chunks(footer, schema)
+        chunks = _chunks_of(_Footer(footer, metadata.schema))
         if len(chunks) != metadata.num_row_groups:
             raise DataError("the footer does not describe its column chunks")
         return metadata, chunks
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    """The bytes of a footer, which tell footers apart, and the schema that Arrow read from them."""
+
+    content: bytes
+    schema: pq.ParquetSchema = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _chunks_of(footer: _Footer) -> Chunks:
+    """Return the column chunks of each row group.
+
+    Those of the last footer are kept, because `inspect` asks for them up to three times, and those
+    of 20,000 columns take a second.
+    """
+    leaves = [footer.schema.column(index) for index in range(len(footer.schema))]
+    return read_chunks(footer.content, leaves)
 
 
 def reread_footer(shard: Shard) -> tuple[pq.FileMetaData, bytes]:

@@ -15,7 +15,7 @@ from streamtrain.errors import DataError
 from streamtrain.storage.column_choice import (
     candidates,
     choose_columns,
-    missing_column_message,
+    column_problems,
     no_target_message,
     repeated_names_message,
 )
@@ -126,20 +126,11 @@ def _decoded_type(tables: Iterable[Table], columns: Sequence[str]) -> Literal["f
     Raises DataError naming every column that is missing or not numeric.
     """
     problems: list[str] = []
-    types = set()
+    types, chosen = set(), set(columns)
     for table in tables:
-        by_name = {column.name: column for column in table.columns}
-        for name in columns:
-            column = by_name.get(name)
-            if column is None:
-                problems.append(f"{table.url}: {missing_column_message(name, table.columns)}")
-            elif column.decoded_type is None:
-                problems.append(
-                    f"{table.url}: column {name!r} has type {column.stored_type}: {column.refusal}."
-                    " Leave it out, or convert it."
-                )
-            else:
-                types.add(column.decoded_type)
+        found = column_problems(table.columns, columns, table.url)
+        problems += [f"{table.url}: {problem}" for problem in found]
+        types |= {column.decoded_type for column in table.columns if column.name in chosen}
     if problems:
         raise DataError("\n".join(problems))
     return "float32" if types == {"float32"} else "float64"

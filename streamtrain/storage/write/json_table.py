@@ -7,6 +7,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -15,8 +16,20 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from streamtrain.errors import DataError, first_line, shown
-from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError, arrow_column
+from streamtrain.storage.decode import (
+    MAX_EXACT_INTEGER,
+    WITH_A_POINT,
+    arrow_column,
+    is_rounded,
+    rounded_error,
+)
 from streamtrain.storage.write.datetime_parts import delivered
+from streamtrain.storage.write.json_kinds import (
+    Path,
+    changed_column,
+    has_changed,
+    with_one_kind,
+)
 from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_source import (
     LONGEST_ROW_BYTES,
@@ -34,9 +47,6 @@ _SAMPLE_BYTES = 1 << 20
 #: Objects and lists within each other in a line of the sample. Arrow, which finds the types by
 #: recursion, ends the process at some thousands of them.
 MAX_DEPTH = 100
-
-#: The keys that lead to a value.
-_Path = tuple[str, ...]
 
 _SPACE, _LINE_END = re.compile(r"\s*"), re.compile(r"[\r\n]")
 _STRING = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
@@ -57,14 +67,17 @@ def open_json_table(path: str, storage: Storage) -> Table:
         elif not whole:
             rows = next(whole_rows(iter([rows]), quotes=False))
         _refuse_deep(rows)
-        schema = _read(rows, None, 0).schema
+        schema, mixed = _infer(rows)
     leaves = list(_leaves(schema, ()))
     paths = {".".join(path): path for path, _ in leaves}  # of equal names both are refused
     types = dict(leaves)
     datetime = storage.reading.datetime
-    made = delivered(
-        [arrow_column(".".join(path), kind, datetime) for path, kind in leaves], datetime
-    )
+    columns = [arrow_column(".".join(path), kind, datetime) for path, kind in leaves]
+    for index, (path_of_leaf, _) in enumerate(leaves):
+        if path_of_leaf in mixed:
+            kinds, refusal = mixed[path_of_leaf]
+            columns[index] = replace(columns[index], stored_type=kinds, refusal=refusal)
+    made = delivered(columns, datetime)
 
     def pieces(chosen: Sequence[str], decoded_type: str) -> Iterator[Piece]:
         wanted = pa.schema(
@@ -79,7 +92,11 @@ def open_json_table(path: str, storage: Storage) -> Table:
             for chunk in chunks:
                 if not chunk.strip():
                     continue
-                table = _read(chunk, wanted, row)
+                try:
+                    table = _read(chunk, wanted, row)
+                except DataError as error:
+                    stored = {name: paths[name] for name in made.stored(chosen)}
+                    raise changed_column(error, stored, row) or error from None
 
                 def decode(name: str, chunk: bytes = chunk, table: pa.Table = table) -> np.ndarray:
                     path = paths[made.source(name)]
@@ -121,7 +138,7 @@ def _refuse_deep(rows: bytes) -> None:
             )
 
 
-def _leaves(fields: Iterable[pa.Field], above: _Path) -> Iterator[tuple[_Path, pa.DataType]]:
+def _leaves(fields: Iterable[pa.Field], above: Path) -> Iterator[tuple[Path, pa.DataType]]:
     """Yield path and type of each value that is not an object; integers and nulls are float64."""
     for field in fields:
         path, kind = (*above, field.name), field.type
@@ -132,9 +149,9 @@ def _leaves(fields: Iterable[pa.Field], above: _Path) -> Iterator[tuple[_Path, p
             yield path, pa.float64() if is_number else kind
 
 
-def _fields(types: Mapping[_Path, pa.DataType]) -> list[pa.Field]:
+def _fields(types: Mapping[Path, pa.DataType]) -> list[pa.Field]:
     """Return the fields of an object that has values of these types at these paths."""
-    inner: dict[str, dict[_Path, pa.DataType]] = {}
+    inner: dict[str, dict[Path, pa.DataType]] = {}
     for (name, *rest), kind in types.items():
         inner.setdefault(name, {})[tuple(rest)] = kind
     return [
@@ -143,7 +160,7 @@ def _fields(types: Mapping[_Path, pa.DataType]) -> list[pa.Field]:
     ]
 
 
-def _column(table: pa.Table, path: _Path) -> pa.ChunkedArray:
+def _column(table: pa.Table, path: Path) -> pa.ChunkedArray:
     """Return the values at `path`; null where an object on the way is missing."""
     column = table.column(path[0])
     return (
@@ -192,6 +209,23 @@ def lines_of_array(blocks: Iterable[bytes], *, whole: bool = True) -> Iterator[b
         )
 
 
+def _infer(rows: bytes) -> tuple[pa.Schema, dict[Path, tuple[str, str]]]:
+    """Return the columns of the first lines, and the keys that have values of several kinds.
+
+    Those are texts in the schema. For each, the kinds and why it is refused.
+    """
+    try:
+        return _read(rows, None, 0).schema, {}
+    except DataError as error:
+        if not has_changed(error):
+            raise
+        try:
+            rows, mixed = with_one_kind(rows)
+        except ValueError:
+            raise error from None
+    return _read(rows, None, 0).schema, mixed
+
+
 def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:
     """Return the columns of whole lines: all of them, or those of `schema`."""
     try:
@@ -210,7 +244,7 @@ def _read(rows: bytes, schema: pa.Schema | None, first_row: int) -> pa.Table:
         ) from None
 
 
-def _refuse_rounded(rows: bytes, path: _Path, values: np.ndarray) -> None:
+def _refuse_rounded(rows: bytes, path: Path, values: np.ndarray) -> None:
     """Raise ColumnError for an integer that float64 rounds."""
     large = np.flatnonzero(np.abs(values) >= MAX_EXACT_INTEGER)
     if not len(large):
@@ -224,10 +258,5 @@ def _refuse_rounded(rows: bytes, path: _Path, values: np.ndarray) -> None:
         value = json.loads(line)
         for key in path:
             value = value.get(key)
-        if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
-            refusal = f"the integer {value} is beyond ±2^53 and would be rounded"
-            raise ColumnError(
-                f"column {name!r}: {refusal}. Write it with a decimal point if it is a"
-                " measurement, or leave the column out with --features.",
-                {name: refusal},
-            )
+        if isinstance(value, int) and is_rounded(value, float(values[number])):
+            raise rounded_error(name, f"{value}", WITH_A_POINT)

@@ -16,11 +16,11 @@ from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
 from streamtrain.storage.foreign.foreign_source import ForeignSource, find_foreign
 from streamtrain.storage.foreign.open_foreign import open_foreign
-from streamtrain.storage.notices import warn_of_flags
+from streamtrain.storage.notices import warn_of_flags, warn_of_partitions
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.filesystem import open_binary
-from streamtrain.storage.remote.urls import is_remote
+from streamtrain.storage.remote.urls import is_remote, normal_url
 from streamtrain.storage.table_files import find_files, kind_of
 from streamtrain.storage.write.datetime_parts import Delivered, delivered
 from streamtrain.storage.write.json_table import open_json_table
@@ -51,7 +51,9 @@ def open_tables(
     paths, storage = find_files(source, storage)
     kind = kind_of(paths[0])
     if kind == "CSV":
-        return [open_text_table(path, storage) for path in paths]
+        tables = [open_text_table(path, storage) for path in paths]
+        warn_of_partitions(normal_url(source), tables, is_parquet=False)
+        return tables
     warn_of_flags(source, kind, reading)
     if kind == "JSON lines":
         tables = [open_json_table(path, storage) for path in paths]
@@ -59,6 +61,7 @@ def open_tables(
         tables = [_arrow_table(path, storage) for path in paths]
     else:
         tables = [_shard_table(source, storage, bad_shards)]
+    warn_of_partitions(normal_url(source), tables, is_parquet=False)
     return [with_null_numbers(table, reading) for table in tables]
 
 

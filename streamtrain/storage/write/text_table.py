@@ -23,11 +23,14 @@ from streamtrain.storage.write.text_source import (
     read_sample,
     whole_rows,
 )
+from streamtrain.storage.write.text_totals import Sum, totals_warning
 from streamtrain.storage.write.text_values import NumberColumn
 from streamtrain.types import Storage
 
 #: Bytes from which everything is found out; and the problems that an error shows.
 _SAMPLE_BYTES = 1 << 20
+#: Bytes at the end in which rows of totals are looked for.
+_TAIL_BYTES = 1 << 16
 _PROBLEMS_SHOWN = 3
 
 # pyarrow.compute creates its functions at import
@@ -213,10 +216,13 @@ def _pieces(
         for name, kind in types.items()
         if pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     }
-    refusals, row = Refusals(), 0
+    sums = {name: Sum() for name in numbers}
+    refusals, row, tail, end = Refusals(), 0, b"", b""
     for number, chunk in enumerate(read_chunks(file.path, file.storage, file.encoding)):
         content = _without_lines(chunk, file.dialect.skip_lines) if number == 0 else chunk
         content = _rows_of(content, file.dialect)
+        tail = content[-_TAIL_BYTES:] if len(content) > _TAIL_BYTES else tail + content
+        tail, end = tail[-_TAIL_BYTES:], chunk[-2:]
         if not content.strip():
             continue
         table = _parse(file, content, [*dict.fromkeys([*keys.values(), *empty])], row)
@@ -229,7 +235,9 @@ def _pieces(
             source = made.source(name)
             texts = table.column(keys[source]).combine_chunks()
             if source in numbers:
-                return numbers[source].decode(texts).astype(decoded_type, copy=False)
+                values = numbers[source].decode(texts)
+                sums[source].add(values)
+                return values.astype(decoded_type, copy=False)
             values = _cast(source, texts, types[source], file.nulls, row)
             return made.decode(name, values, decoded_type)
 
@@ -240,6 +248,29 @@ def _pieces(
             if text := column.warning():
                 warn_caller(f"{file.path}: {text}")
     refusals.raise_all()
+    if text := _totals(file, row, tail, sums, ends_with_row=end not in (b"\n\n", b"\r\n\r")):
+        warnings.warn(text, stacklevel=2)
+
+
+def _totals(
+    file: _File, rows: int, tail: bytes, sums: Mapping[str, Sum], *, ends_with_row: bool
+) -> str:
+    """Return the warning that the file ends with rows of totals; `tail`: the end of its rows."""
+    if len(tail) == _TAIL_BYTES:
+        tail = tail[tail.find(b"\n") + 1 :]
+    dropped = dict(file.dialect.dropped)
+    names = {
+        key: name
+        for index, (key, name) in enumerate(zip(file.keys, file.dialect.names, strict=True))
+        if index not in dropped
+    }
+    try:
+        table = _parse(file, tail, list(file.keys), 0).select(list(names))
+    except DataError:
+        return ""  # the end of a row with a line end in it
+    return totals_warning(
+        file.path, rows, [*names.values()], table, sums, ends_with_row=ends_with_row
+    )
 
 
 def _number_column(file: _File, name: str, key: str, *, is_boolean: bool) -> NumberColumn:

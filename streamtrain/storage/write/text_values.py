@@ -11,13 +11,22 @@ import pyarrow.compute as pc
 
 from streamtrain.base.words import plural
 from streamtrain.errors import shown
-from streamtrain.storage.decode import MAX_EXACT_INTEGER, ColumnError
+from streamtrain.storage.decode import (
+    MAX_EXACT_INTEGER,
+    NOT_A_NUMBER,
+    WITH_A_POINT,
+    ColumnError,
+    is_rounded,
+    rounded_error,
+)
 from streamtrain.storage.write.text_dialect import NULLS, TRUTHS
 from streamtrain.storage.write.text_signs import sign_patterns, without_sign
 
 #: Different words in a column of numbers that are taken for nulls, and their longest length.
 MAX_WORDS = 5
 _LONGEST_WORD = 24
+#: Digits of the largest float64; longer texts are no numbers of it, and Python limits `int`.
+_MOST_DIGITS = 309
 #: Usual null words: they are not mentioned in a warning.
 _USUAL = frozenset({"", "na", "n/a", "nan", "-nan", "null", "<na>", "none", "#n/a"})
 
@@ -75,6 +84,8 @@ class NumberColumn:
 
         float64 for numbers with at most a few words, and where there is no value yet.
         """
+        if self._quickly(texts) is not None:
+            return pa.float64()
         texts = _compute.drop_null(_compute.utf8_trim_whitespace(texts))
         lower = _compute.utf8_lower(texts)
         known = pa.array(sorted(NULLS | self.nulls))
@@ -178,7 +189,7 @@ class NumberColumn:
                 raise self._refused(word, self.first_row + int(row))
 
     def _refused(self, word: str, row: int) -> ColumnError:
-        refusal = f"{shown(word[:40])!r} in row {row:,} is not a number"
+        refusal = f"{shown(word[:40])!r} in row {row:,} {NOT_A_NUMBER}"
         return ColumnError(
             f"column {self.name!r}: {refusal}. Correct it, name it with --na-values if it means"
             " null, or leave the column out with --features.",
@@ -191,13 +202,10 @@ class NumberColumn:
         if self.sign:
             text, _ = without_sign(text)
         digits = text.lstrip("+-").replace(self.thousands or "\0", "")
-        if digits.isdecimal() and (len(digits) > 4000 or int(digits) > MAX_EXACT_INTEGER):
-            refusal = f"the integer {shown(text[:40])} is beyond ±2^53 and would be rounded"
-            raise ColumnError(
-                f"column {self.name!r}: {refusal}. Write it with a decimal point if it is a"
-                " measurement, or leave the column out with --features.",
-                {self.name: refusal},
-            )
+        if digits.isdecimal() and (
+            len(digits) > _MOST_DIGITS or is_rounded(int(digits), abs(float(value)))
+        ):
+            raise rounded_error(self.name, shown(text[:40]), WITH_A_POINT)
         if not np.isfinite(value) and not digits.lower().startswith("inf"):
             refusal = f"{shown(text[:40])} is beyond float64"
             raise ColumnError(

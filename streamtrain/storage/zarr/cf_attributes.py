@@ -22,6 +22,8 @@ from streamtrain.storage.decode import decode_numpy
 
 #: The attribute by which an array of v2 is known to be xarray's.
 _XARRAY_DIMENSIONS = "_ARRAY_DIMENSIONS"
+#: hdmf-zarr (NWB) names dimensions as xarray does, and leaves the fill value at 0, a usual value.
+_HDMF_TYPE = "zarr_dtype"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,8 @@ def read_packing(
     if str(attributes.get("_Unsigned", "false")).lower() != "false":
         raise DataError("its attribute _Unsigned is not applied")
     fills = _numbers(attributes, "_FillValue", dtype)
-    if version == 2 and _XARRAY_DIMENSIONS in attributes and fill_value is not None:
+    is_of_xarray = _XARRAY_DIMENSIONS in attributes and _HDMF_TYPE not in attributes
+    if version == 2 and is_of_xarray and fill_value is not None:
         fills = [fill_value.item() if isinstance(fill_value, np.generic) else fill_value]
     fills += _numbers(attributes, "missing_value", dtype)
     stored = [_as_stored(value, dtype) for value in fills if value == value]

@@ -1,0 +1,77 @@
+"""What a message about a table tells to do works when it is typed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zarr
+
+from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.readers import Readers
+
+pytestmark = pytest.mark.filterwarnings("default:.*(left out|Hive partitions|totals)")
+
+
+@pytest.fixture(autouse=True)
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
+
+
+def test_the_command_for_hive_partitions_makes_columns_of_them(command, tmp_path: Path) -> None:
+    """In the order of the rows, and with the target that the files have."""
+    for day in (2, 10):
+        for hour in (1, 3):
+            folder = tmp_path / f"it's a 'hive'/day={day}/hour={hour}"
+            folder.mkdir(parents=True)
+            x = np.arange(50) + 100.0 * hour
+            pq.write_table(pa.table({"x": x, "y": -x}), folder / "part.parquet")
+    said = command("inspect", "it's a 'hive'")
+    assert said.code == 0
+    (typed,) = re.findall(r"(python -c .*)\n", said.err)
+    assert typed in command("inspect", "it's a 'hive'", "--features", "day").err
+    python = subprocess.list2cmdline([sys.executable])
+    subprocess.run(["sh", "-c", typed.replace("python", python, 1)], check=True, cwd=tmp_path)
+    made = open_shards(str(tmp_path / "it's a 'hive'-columns"))
+    assert made.columns == ("day", "hour", "x", "y")
+    rows = np.concatenate(
+        [
+            np.stack(Readers(made).read(number, 0, shard.num_rows))
+            for number, shard in enumerate(made.shards)
+        ],
+        axis=1,
+    )
+    keys = [(day, hour) for day in (10, 2) for hour in (1, 3)]  # as file names are sorted
+    expected = [np.repeat([day for day, _ in keys], 50), np.repeat([hour for _, hour in keys], 50)]
+    x = np.concatenate([np.arange(50) + 100.0 * hour for _, hour in keys])
+    np.testing.assert_array_equal(rows, [*expected, x, -x])
+
+
+@pytest.mark.parametrize("choice", [(), ("--target", "t", "--features", "lat")], ids=["none", "t"])
+def test_inspect_and_sweep_say_alike_how_a_grid_becomes_columns(
+    command, tmp_path: Path, choice: tuple[str, ...]
+) -> None:
+    group = zarr.create_group(str(tmp_path / "grid.zarr"))
+    group.create_array("lat", data=np.arange(5.0))
+    group.create_array("t", data=np.zeros((3, 5)))
+    said = {verb: command(verb, "grid.zarr", *choice) for verb in ("inspect", "sweep")}
+    assert said["inspect"].code == said["sweep"].code == 3
+    assert said["inspect"].err == said["sweep"].err
+    assert "xarray.open_zarr(…).to_dataframe().reset_index().to_parquet(…)" in said["sweep"].err
+
+
+@pytest.mark.parametrize(
+    "end", ["Total;4950;9900\n", "Summe;4950;9900\nMean;49.5;99"], ids=["one", "two"]
+)
+def test_the_command_for_totals_leaves_them_out(command, tmp_path: Path, end: str) -> None:
+    rows = "".join(f"n{i};{i};{2 * i}\n" for i in range(100))
+    (tmp_path / "my t.csv").write_text("name;a;y\n" + rows + end)
+    said = command("inspect", "my t.csv")
+    (typed,) = re.findall(r"in a copy: (sed .*)\n", said.err)
+    subprocess.run(["sh", "-c", typed], check=True, cwd=tmp_path)
+    assert (tmp_path / "my t-rows.csv").read_text() == "name;a;y\n" + rows
+    assert "of totals" not in command("inspect", "my t-rows.csv").err
