@@ -1,6 +1,7 @@
 """`inspect`: describe a data set from its footers and its first rows, with advice."""
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -30,7 +31,8 @@ from streamtrain.types import Column, Dataset
 #: Share of the rows that a null may cost before imputing the features is proposed instead.
 _MOST_DROPPED = 0.1
 _SMALL_SPAN_ROWS = 16_384
-#: Values of a local table that are read where footers do not count nulls or name extremes: 20 ms.
+#: A local table of at most this many values is read where its footers lack counts of nulls or
+#: extremes. That takes 20 ms.
 _READ_VALUES = 1 << 20
 _GOOD_SPAN_ROWS = 262_144
 #: Seconds to open a column chunk (Parquet) or a chunk (Zarr), and to decode one value: our readers
@@ -188,9 +190,9 @@ def inspect(
 
 
 def _nothing_to_learn(document: Mapping[str, Any]) -> str:
-    """Return why a sweep of these columns would have nothing to learn; empty where it may have.
+    """Return why a sweep could learn nothing from these columns; empty where it may.
 
-    It is known where nulls and extremes are.
+    Columns whose nulls or extremes are not known count as usable.
     """
     url, rows, columns = document["url"], document["num_rows"], document["columns"]
     *features, target = columns
@@ -207,8 +209,8 @@ def _nothing_to_learn(document: Mapping[str, Any]) -> str:
             " needs some hundreds."
         )
     if empty:
-        others = [column["name"] for column in features if column["name"] not in empty]
-        cure = f"--features {','.join(others)}" if others else "other --features"
+        left = [column["name"] for column in features if column["name"] not in empty]
+        cure = f"--features {shlex.quote(','.join(left))}" if left else "other --features"
         return f"{url}: no value in {', '.join(map(shown, empty))}. Leave them out: {cure}."
     if target["min"] is not None and target["min"] == target["max"]:
         return (
@@ -285,7 +287,7 @@ def _columns(
 
 
 def _read_moments(dataset: Dataset) -> dict[str, Moments]:
-    """Return the moments of the columns of a small local data set, which is read; else none."""
+    """Read a small local data set; return the moments of each column. Empty for other data sets."""
     values = dataset.num_rows * len(dataset.columns)
     if values > _READ_VALUES or is_remote(dataset.shards[0].url):
         return {}
@@ -297,7 +299,7 @@ def _read_moments(dataset: Dataset) -> dict[str, Moments]:
                 total + Moments.of(column) for total, column in zip(totals, columns, strict=True)
             ]
     except StreamTrainError:
-        return {}  # reading says why
+        return {}  # a run that reads it reports the error
     return dict(zip(dataset.columns, totals, strict=True))
 
 

@@ -28,7 +28,6 @@ from streamtrain.training.fused_engine import (
     FURTHER_STEPS,
     OPTIMIZER_CODES,
     UNBOUNDED,
-    FusedEngine,
     change_beta2,
     hyper_values,
 )
@@ -205,7 +204,7 @@ class CudaEngine(GradientsInState):
         size = min(self.batch_size, most)
         train: Any = self._train  # frozen, so hashable
         try:
-            check_steps(CudaEngine, FusedEngine, self._shape, train, size)
+            check_steps(CudaEngine, self._shape, train, size)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -344,13 +343,16 @@ class CudaEngine(GradientsInState):
             self._hyper_RH = self._to_device(np.tile(self._hyper, (len(self.learning_rates), 1)))
 
     def _swap(self, sum_RP: np.ndarray | np.float32, rows: int) -> np.ndarray:
-        """Set the gradient sum and its rows; return the sum before. Copies nothing else."""
+        """Set the gradient sum and its rows; return the sum before.
+
+        It copies the sum alone, not the whole state.
+        """
         replicas = len(self.learning_rates)
         before_RSP = self._compact(self._gradients).reshape(replicas, -1, len(self._places_P))
         with self._on_stream():
             self._gradients.zero_()
             self._fill(self._gradients[:, 0] if self._slots > 1 else self._gradients, sum_RP)
-            self._counters_R5[:, 0] = rows
+            self._counters_R5[:, CARRIED] = rows
         self._wait()
         self._carried = rows
         return before_RSP.sum(axis=1, dtype=np.float32)

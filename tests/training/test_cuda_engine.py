@@ -117,10 +117,10 @@ def test_steps_that_differ_from_the_cpu_s_do_not_train(factor):
             return super().parameters() * np.float32(factor)
 
     if factor == 1.0:
-        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
+        check_steps(Engine, SHAPE, TrainConfig(), 32)
         return
     with pytest.raises(ConfigError, match=r"differ from those on the CPU. Use --engine torch"):
-        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
+        check_steps(Engine, SHAPE, TrainConfig(), 32)
 
 
 @pytest.mark.parametrize(
