@@ -96,8 +96,8 @@ class ParquetReader:
     ) -> tuple[np.ndarray, ...]:
         """Return copies of decoded columns, and keep them.
 
-        They are not kept where more rows than the shard has would be. They are read-only, because
-        several callers get the same arrays.
+        They are not kept where more rows than the shard has would be. They are copies, so that
+        buffers can be lent again, and read-only, because several callers get the same arrays.
         """
         copies = tuple(column.copy() for column in values)
         for column in copies:
