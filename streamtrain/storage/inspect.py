@@ -1,7 +1,6 @@
 """`inspect`: describe a data set from its footers and its first rows, with advice."""
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -13,15 +12,14 @@ import pyarrow.parquet as pq
 
 from streamtrain.base.finite import finite_or_none
 from streamtrain.base.units import format_bytes
-from streamtrain.base.words import plural
-from streamtrain.errors import DataError, StreamTrainError, shown
+from streamtrain.errors import DataError, StreamTrainError
 from streamtrain.plan.batch_sizes import first_sizes, largest_size
-from streamtrain.storage.column_choice import constants_text
 from streamtrain.storage.column_table import TextFacts, extremes, left_out, others, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.inspection import Inspection, Sizes, UsedColumn
 from streamtrain.storage.manifest import Manifest, Statistics, read_manifest
 from streamtrain.storage.moments import Moments
+from streamtrain.storage.nothing_to_learn import nothing_to_learn
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
@@ -185,48 +183,8 @@ def inspect(
     document = asdict(inspection)
     return document | {
         "advice": _advice(document, window_rows),
-        "problem": _nothing_to_learn(document),
+        "problem": nothing_to_learn(document),
     }
-
-
-def _nothing_to_learn(document: Mapping[str, Any]) -> str:
-    """Return why a sweep could learn nothing from these columns; empty where it may.
-
-    Columns whose nulls or extremes are not known count as usable.
-    """
-    url, rows, columns = document["url"], document["num_rows"], document["columns"]
-    *features, target = columns
-    empty = [column["name"] for column in columns if column["nulls"] == rows]
-    if target["name"] in empty:
-        return (
-            f"{url}: the target, {target['name']!r}, has no value in any of {plural(rows, 'row')}."
-            " Choose another with --target."
-        )
-    usable = rows - (target["nulls"] or 0)
-    if usable < 2:
-        return (
-            f"{url}: {plural(usable, 'row')} with a target: there is nothing to learn. A sweep"
-            " needs some hundreds."
-        )
-    if empty:
-        left = [column["name"] for column in features if column["name"] not in empty]
-        cure = f"--features {shlex.quote(','.join(left))}" if left else "other --features"
-        return f"{url}: no value in {', '.join(map(shown, empty))}. Leave them out: {cure}."
-    if target["min"] is not None and target["min"] == target["max"]:
-        return (
-            f"{url}: the target, {target['name']!r}, is {target['min']:.6g} in all"
-            f" {plural(usable, 'row')} that have it: there is nothing to learn. Choose another with"
-            " --target."
-        )
-    if all(column["min"] is not None and column["min"] == column["max"] for column in features):
-        texts = constants_text(
-            [column["name"] for column in features], [column["min"] for column in features]
-        )
-        return (
-            f"{url}: each feature is constant: {texts}. There is nothing to learn from. Choose"
-            " others with --features."
-        )
-    return ""
 
 
 def _sizes(rows: np.ndarray) -> Sizes:
@@ -259,31 +217,43 @@ def _columns(
         for column in columns:
             if column.name in stored_types:
                 stored_types[column.name].add(column.stored_type)
-    rows, samples = [], sample(dataset)
-    read = _read_moments(dataset) if manifest is None else {}
-    for name in dataset.columns:
-        nulls, low, high = None, None, None
-        if manifest:
-            statistics = manifest.statistics[name]
-            nulls, low, high = statistics.nulls, statistics.min, statistics.max
-        elif facts:
-            nulls, low, high = facts.nulls[name], facts.low[name], facts.high[name]
-        if name in read and None in (nulls, low, high):
-            statistics = Statistics.of(read[name])
-            nulls, low, high = statistics.nulls, statistics.min, statistics.max
-        rows.append(
-            UsedColumn(
-                name=name,
-                role="target" if name == dataset.target else "feature",
-                stored_type=", ".join(sorted(stored_types[name])),
-                decoded_type=dataset.decoded_type,
-                nulls=nulls,
-                min=low,
-                max=high,
-                sample=[finite_or_none(value) for value in samples.get(name, [])],
-            )
+    samples, known = sample(dataset), _known(dataset, manifest, facts)
+    if any(None in found for found in known.values()):
+        read = _read_moments(dataset)
+        known |= {name: _extremes(Statistics.of(moments)) for name, moments in read.items()}
+    return [
+        UsedColumn(
+            name=name,
+            role="target" if name == dataset.target else "feature",
+            stored_type=", ".join(sorted(stored_types[name])),
+            decoded_type=dataset.decoded_type,
+            nulls=nulls,
+            min=low,
+            max=high,
+            sample=[finite_or_none(value) for value in samples.get(name, [])],
         )
-    return rows
+        for name, (nulls, low, high) in known.items()
+    ]
+
+
+_Extremes = tuple[int | None, float | None, float | None]
+
+
+def _known(
+    dataset: Dataset, manifest: Manifest | None, facts: ParquetFacts | None
+) -> dict[str, _Extremes]:
+    """Return the nulls, minimum and maximum of each column, as far as nothing has to be read."""
+    if manifest:
+        return {name: _extremes(manifest.statistics[name]) for name in dataset.columns}
+    if facts:
+        return {
+            name: (facts.nulls[name], facts.low[name], facts.high[name]) for name in dataset.columns
+        }
+    return dict.fromkeys(dataset.columns, (None, None, None))
+
+
+def _extremes(statistics: Statistics) -> _Extremes:
+    return statistics.nulls, statistics.min, statistics.max
 
 
 def _read_moments(dataset: Dataset) -> dict[str, Moments]:

@@ -66,7 +66,7 @@ def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:
         named = ", ".join(names[:_NAMED])
         more = f", and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
         grid = ""
-        if any(re.match(r"\d+-D ", column.stored_type) for column in aside):
+        if any(re.match(r"(?!0-D)\d+-D ", column.stored_type) for column in aside):
             grid = " xarray makes columns of a grid: open_zarr(…).to_dataframe().to_parquet(…)."
         text = f"{url}: left out, since they are not columns: {named}{more}.{grid}"
         warnings.warn(text, stacklevel=4)

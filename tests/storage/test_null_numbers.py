@@ -15,6 +15,7 @@ from deltalake import write_deltalake
 
 import streamtrain as st
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.notices import warn_of_flags
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.types import LOCAL, Reading
@@ -123,3 +124,24 @@ def test_dates_and_booleans_are_no_numbers_of_na_values(tmp_path):
         np.testing.assert_array_equal(values["t" if datetime == "epoch" else "t_hour"], expected)
         np.testing.assert_array_equal(values["b"], [1, 0, 1])
         np.testing.assert_array_equal(values["a"], [np.nan, np.nan, 2])
+
+
+def test_several_flags_are_named_together_and_no_query_of_a_link_is():
+    reading = Reading(delimiter=";", decimal=",", na_values=("none", "7"))
+    with pytest.warns(UserWarning, match="no effect on") as caught:
+        warn_of_flags("https://host/t.parquet?sig=zq9", "Parquet", reading, in_place=True)
+    flags, numbers = (str(warning.message) for warning in caught)
+    assert flags == (
+        "https://host/t.parquet?***: --delimiter, --decimal, --na-values none have no effect on"
+        " Parquet, only on text files such as CSV. Leave them out."
+    )
+    assert "--na-values 7 has no effect" in numbers
+    assert "zq9" not in numbers
+
+
+def test_a_number_beyond_float32_is_not_infinity(tmp_path):
+    table = pa.table({"f": pa.array([np.inf, 1, 2], pa.float32()), "y": [1.0, 2, 3]})
+    pyarrow.feather.write_feather(table, tmp_path / "t.arrow")
+    storage = replace(LOCAL, reading=Reading(na_values=("1e300", "2")))
+    values = _values(open_shards(str(tmp_path / "t.arrow"), storage=storage))
+    np.testing.assert_array_equal(values["f"], [np.inf, 1, np.nan])
