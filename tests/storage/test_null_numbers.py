@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,26 @@ def test_a_number_beyond_float32_is_not_infinity(tmp_path):
     storage = replace(LOCAL, reading=Reading(na_values=("1e300", "2")))
     values = _values(open_shards(str(tmp_path / "t.arrow"), storage=storage))
     np.testing.assert_array_equal(values["f"], [np.inf, 1, np.nan])
+
+
+def test_every_type_of_number_has_numbers_that_are_null(tmp_path):
+    columns = {
+        "half": pa.array(np.array([1, 7], "f2")),
+        "decimal": pa.array([Decimal("1.0"), Decimal("7.0")], pa.decimal128(5, 1)),
+        "dictionary": pa.array([1.0, 7.0]).dictionary_encode(),
+        "unsigned": pa.array([1, 7], pa.uint8()),
+        "y": pa.array([1.0, 2.0]),
+    }
+    pyarrow.feather.write_feather(pa.table(columns), tmp_path / "t.arrow")
+    storage = replace(LOCAL, reading=Reading(na_values=("7",)))
+    for values in list(_values(open_shards(str(tmp_path / "t.arrow"), storage=storage)).values())[
+        :-1
+    ]:
+        np.testing.assert_array_equal(values, [1, np.nan])
+    group = zarr.create_group(
+        tmp_path / "t.zarr", zarr_format=2, attributes={"columns": ["a", "y"]}
+    )
+    for name in "ay":
+        group.create_array(name, shape=(2,), chunks=(2,), dtype=">f4")[:] = [1, 7]
+    made = ingest(tmp_path / "t.zarr", tmp_path / "out", reading=storage.reading)
+    np.testing.assert_array_equal(_values(made)["a"], [1, np.nan])

@@ -482,6 +482,10 @@ def test_a_line_of_units_is_no_row(tmp_path):
         last = first.replace("°C", "7")
         table, _ = opened(tmp_path / "u.csv", f"time,temp,flow,name\n{first}\n{rows}{last}\n")
         assert "units" not in table.found
+    # three rows are too few to tell
+    few = "time,temp,flow,name\ns,°C,m3/h,\n" + "".join(rows.splitlines(keepends=True)[:2])
+    table, _ = opened(tmp_path / "v.csv", few)
+    assert "units" not in table.found
 
 
 def test_a_title_above_the_table_is_refused_with_what_to_do(tmp_path):
