@@ -101,18 +101,18 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
     _check(reading)
     lines = re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", text)
     comment = _comment(lines)
+
+    def is_comment(line: str) -> bool:
+        return bool(comment) and line.lstrip().startswith(comment)
+
     # Excel may write the delimiter as a line of its own.
     separator = re.fullmatch(r'"?sep=(.)"?\s*', lines[0]) if lines else None
     head = 1 if separator else 0
     last_comment = ""
-    while head < len(lines) and (
-        not lines[head].strip() or (comment and lines[head].lstrip().startswith(comment))
-    ):
+    while head < len(lines) and (not lines[head].strip() or is_comment(lines[head])):
         last_comment = lines[head].strip() or last_comment
         head += 1
-    body = "".join(
-        line for line in lines[head:] if not (comment and line.lstrip().startswith(comment))
-    )
+    body = "".join(line for line in lines[head:] if not is_comment(line))
     if not body.strip():
         raise DataError(f"{path}: no rows. Name a file that has some.")
     delimiter = reading.delimiter or (separator and separator[1]) or _find_delimiter(body)
@@ -129,10 +129,13 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
             head_names = names
     has_header = head_names is not None
     rows = [row for row in records[1 if has_header and skip_lines > head else 0 :] if row]
-    units: tuple[str, ...] = ()
-    if has_header and skip_lines > head and not comment and (units := _units(rows)):
-        rows = rows[1:]
-        skip_lines = head + _lines_of_first(body, delimiter, records=2)
+    units = _units(rows) if has_header and skip_lines > head else ()
+    if units:
+        end = head + _lines_of_first(body, delimiter, records=2)
+        if any(map(is_comment, lines[head:end])):
+            units = ()  # `end` counts no comments, and is short of the line
+        else:
+            rows, skip_lines = rows[1:], end
     names, dropped = _names(path, head_names, width, rows)
     decimal, thousands = find_marks(path, names, rows, delimiter, reading)
     return Dialect(
