@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from streamtrain.report.cell_figures import _around
 from streamtrain.report.markdown import answer_table, flat_rows
 from streamtrain.report.number_format import seconds_text
 from streamtrain.report.summary import analyze
@@ -88,3 +89,10 @@ def test_seconds_to_a_larger_loss_do_not_stand_for_those_to_a_target_that_was_mi
         median = math.sqrt(seconds[1] * seconds[2])
         assert figures.seconds_to_target.value == pytest.approx(median, rel=0.5)
         assert seconds[1] <= figures.seconds_to_target.value <= seconds[2]
+
+
+@pytest.mark.parametrize(("value", "lo", "hi"), [(2.5, 1.0, 3.0), (5.0, 1.0, 5.0), (0.5, 0.5, 3.0)])
+def test_an_interval_includes_the_value_that_it_is_given(value, lo, hi):
+    figure = Estimate(value=2.0, lo=1.0, hi=3.0, n=4)
+    assert _around(value, figure) == Estimate(value=value, lo=lo, hi=hi, n=4)
+    assert _around(value, Estimate(value=2.0, n=1)) == Estimate(value=value, n=1)

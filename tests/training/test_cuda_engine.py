@@ -12,7 +12,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.training import cuda_engine, cuda_fit
+from streamtrain.training import cuda_engine, cuda_fit, engine_choice
 from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
@@ -130,6 +130,16 @@ def test_steps_that_differ_from_the_cpu_s_do_not_train(move, loss, batch_size):
         return
     with pytest.raises(ConfigError, match=r"differ from those on the CPU. Use --engine torch"):
         check_steps(Engine, SHAPE, TrainConfig(), batch_size)
+
+
+def test_only_the_engine_on_a_gpu_is_checked(monkeypatch):
+    checked = []
+    monkeypatch.setattr(CudaEngine, "check", checked.append)
+    engine = object.__new__(CudaEngine)
+    start_P = SHAPE.initial_parameters(0, 0)
+    for each in (engine, FusedEngine(SHAPE, start_P, 32, RATES, TrainConfig())):
+        engine_choice.check_engine(each)
+    assert checked == [engine]
 
 
 @pytest.mark.parametrize(
