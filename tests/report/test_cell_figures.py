@@ -96,3 +96,23 @@ def test_an_interval_includes_the_value_that_it_is_given(value, lo, hi):
     figure = Estimate(value=2.0, lo=1.0, hi=3.0, n=4)
     assert _around(value, figure) == Estimate(value=value, lo=lo, hi=hi, n=4)
     assert _around(value, Estimate(value=2.0, n=1)) == Estimate(value=value, n=1)
+
+
+def test_a_training_that_took_no_time_is_left_out():
+    records = make_records((256, 1024, 4096), trials=4, target_loss=[0.05])
+    run = collect(records)
+    cell = analyze(run).cells[0]
+    first, second = sorted(cell.steps_to_target)[:2]
+    confirmed = [
+        {
+            "event": "confirmation",
+            "lr": cell.lr,
+            "batch_size": cell.batch_size,
+            "trial": trial,
+            "seconds": seconds,
+        }
+        for trial, seconds in {first: 0.0, second: 2.0}.items()
+    ]
+    (found,) = analyze(collect([*records[:-1], *confirmed, records[-1]])).summary.confirmation
+    per_row = math.exp(mean_log_cost(run, cell.batch_size))
+    assert found.ratio.value == pytest.approx(2.0 / cell.row_at_target(second) / per_row)

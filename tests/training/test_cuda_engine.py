@@ -134,7 +134,7 @@ def test_steps_that_differ_from_the_cpu_s_do_not_train(move, loss, batch_size):
 
 def test_only_the_engine_on_a_gpu_is_checked(monkeypatch):
     checked = []
-    monkeypatch.setattr(CudaEngine, "check", checked.append)
+    monkeypatch.setattr(CudaEngine, "check", lambda self: checked.append(self))
     engine = object.__new__(CudaEngine)
     start_P = SHAPE.initial_parameters(0, 0)
     for each in (engine, FusedEngine(SHAPE, start_P, 32, RATES, TrainConfig())):
