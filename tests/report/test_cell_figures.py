@@ -116,3 +116,19 @@ def test_a_training_that_took_no_time_is_left_out():
     (found,) = analyze(collect([*records[:-1], *confirmed, records[-1]])).summary.confirmation
     per_row = math.exp(mean_log_cost(run, cell.batch_size))
     assert found.ratio.value == pytest.approx(2.0 / cell.row_at_target(second) / per_row)
+
+
+def test_without_timings_nothing_is_compared_with_a_training():
+    records = make_records((256, 1024, 4096), trials=4, target_loss=[0.05])
+    cell = analyze(collect(records)).cells[0]
+    confirmed = {
+        "event": "confirmation",
+        "lr": cell.lr,
+        "batch_size": cell.batch_size,
+        "trial": min(cell.steps_to_target),
+        "seconds": 2.0,
+    }
+    untimed = [record for record in records if record["event"] not in ("timing", "delivery")]
+    analysis = analyze(collect([*untimed[:-1], confirmed, untimed[-1]]))
+    assert len(analysis.run.confirmations) == 1
+    assert analysis.summary.confirmation == ()
