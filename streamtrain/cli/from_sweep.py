@@ -14,8 +14,6 @@ from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import AUTO, RESOLVED, Config
 from streamtrain.errors import ConfigError, shown
 from streamtrain.records import stages_text
-from streamtrain.storage.foreign.foreign_source import DUCKDB
-from streamtrain.storage.foreign.table_marks import split_version
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.training.batch_schedule import all_stages
 
@@ -90,6 +88,10 @@ def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
     path = None if "data.path" in given else recommended.get("data.path")
     if run is None or path is None or is_remote(path.value):
         return
+    # imports pyarrow, which `config show` can do without
+    from streamtrain.storage.foreign.foreign_source import DUCKDB
+    from streamtrain.storage.foreign.table_marks import split_version
+
     place = path.value
     if place.startswith(DUCKDB):
         place = place.removeprefix(DUCKDB).partition("?")[0]
