@@ -96,7 +96,7 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
     assert "Next: streamtrain sweep in.parquet --on-null impute\n" in said.out
     document = json.loads(command("inspect", "in.parquet", "--json").out)
     assert [column["name"] for column in document["left_out"]] == ["town", "day"]
-    assert document["columns"][0]["sample"] == [1.0, None]
+    assert document["columns"][0]["sample"] == [1.0, None, 3.0]
 
 
 @pytest.mark.parametrize(
