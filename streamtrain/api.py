@@ -89,7 +89,8 @@ class SweepResult:
 class TrainResult:
     """The folder of a run, its summary, and the trained model, which takes raw features.
 
-    `already_complete`: the run had ended before, and was only read.
+    `trained`: the model as training or reading gave it. `already_complete`: the run had ended
+    before, and was only read.
     """
 
     out: Path

@@ -79,7 +79,7 @@ class Reading:
         encoding: A codec of Python, such as `latin-1`.
         datetime: What dates and times become (storage/datetime_values.py).
 
-    Other tables than text files have no use for most of them (storage/notices.py).
+    Most of them apply to text files only (storage/notices.py).
     """
 
     delimiter: str | None = None

@@ -230,8 +230,8 @@ def _type(flag: str, field_info: FieldInfo) -> Any:
     """Return the type of a flag: its choices, or text that the config parses."""
     annotation: Any = field_info.annotation
     # A list of choices, such as `--measure noise,shuffle`, is one text, and may be `all` or `none`.
-    members = () if get_origin(annotation) is tuple else get_args(annotation)
-    kinds = (annotation,) if get_origin(annotation) is Literal else members
+    # Its type, `tuple[Literal[…], ...]`, has two members.
+    kinds = (annotation,) if get_origin(annotation) is Literal else get_args(annotation)
     given = [kind for kind in kinds if kind is not NoneType]
     if len(given) == 1 and get_origin(given[0]) is Literal:
         return given[0] | None

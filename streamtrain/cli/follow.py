@@ -29,8 +29,8 @@ class Line:
     `loss` is its mean training loss since row 0, `loss_since` since the evaluation before.
     `rows_per_second` is the speed of the pass since its first row, however many learners train on
     the rows, and `waiting` the fraction of that time in which they waited for rows. `left_seconds`
-    lasts until the end of the last pass that is foreseen. In a sweep with a budget it is what is
-    left of that, most of which may stay unused; None for a budget of rows.
+    is the time until the end of the last pass that is foreseen. In a sweep with a budget it is what
+    remains of the budget, of which much may stay unused; None for a budget of rows.
     """
 
     trial: int

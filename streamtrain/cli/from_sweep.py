@@ -3,7 +3,6 @@
 import glob
 import math
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,7 +47,8 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     }
     if summary.seconds is None:
         raise ConfigError(
-            f"{origin}: this sweep did not finish. Run `streamtrain sweep --resume {run}` first."
+            f"{origin}: this sweep did not finish. Run `streamtrain sweep --resume"
+            f" {shlex.quote(run)}` first."
         )
     chosen = summary.recommended_cell
     if chosen is None:
@@ -74,21 +74,31 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
 
 
 def takes_recommended_size(given: Layer) -> bool:
-    """Whether layers set `train.batch_size` to `auto`, which `--from` replaces."""
+    """Return whether layers set `train.batch_size` to `auto`, which `--from` replaces."""
     setting = given.get("train.batch_size")
     return setting is not None and setting.value == AUTO
 
 
 def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
-    """Raise ConfigError where the local file or folder of a sweep is not in its place any more.
+    """Raise ConfigError where the local data of a sweep are not in their place any more.
 
-    `recommended`: what `sweep_layer` returns; `given`: what later layers set.
+    `recommended`: what `sweep_layer` returns; `given`: what later layers set. A glob is left to
+    those who read it.
     """
     path = None if "data.path" in given else recommended.get("data.path")
-    if run is None or path is None or is_remote(path.value) or glob.has_magic(path.value):
+    if run is None or path is None or is_remote(path.value):
         return
-    place = re.sub(r"^duckdb:|\?.*", "", path.value)
-    if not os.path.exists(place) and not os.path.exists(re.sub(r"@v?\d+$", "", place)):
+    # imports pyarrow, which `config show` can do without
+    from streamtrain.storage.foreign.foreign_source import DUCKDB
+    from streamtrain.storage.foreign.table_marks import split_version
+
+    place = path.value
+    if place.startswith(DUCKDB):
+        place = place.removeprefix(DUCKDB).partition("?")[0]
+    table, version = split_version(place)
+    if version is not None and os.path.exists(table):
+        return
+    if not os.path.exists(place) and not glob.has_magic(place):
         raise ConfigError(
             f"{path.origin}: the sweep read {path.value}, which is not there any more. Name the"
             f" data: streamtrain train DATA --from {shlex.quote(run)}"

@@ -42,9 +42,9 @@ def inspect(
 ) -> int:
     """Describe a table: its columns and their use, its layout, and what a sweep would try.
 
-    Footers and the first rows are read, and of a table larger than a window eight row groups. The
-    exit code is 3 where a sweep would refuse the columns, or has nothing to learn; the output has
-    the cause as `problem`.
+    Footers and the first rows are read, also eight row groups of a table larger than a window, and
+    all of a small table whose footers have no statistics. The exit code is 3 if a sweep would
+    refuse the columns or could learn nothing from them; `problem` in the output is the cause.
     """
     from streamtrain.run.row_order import row_order
     from streamtrain.science.span_variation import is_unlike, unlike_text

@@ -24,6 +24,7 @@ from streamtrain.base.redact import Secrets
 from streamtrain.base.utf8_names import refuse_other_encodings
 from streamtrain.cli.terminal import hiding, note, outlive_terminal
 from streamtrain.errors import StreamTrainError, first_line
+from streamtrain.training.memory_errors import is_out_of_memory
 
 #: Verb → group, import string, help. With an import string, a verb does not import the libraries of
 #: other verbs.
@@ -278,7 +279,9 @@ def explain(failure: BaseException) -> tuple[int, str]:
         if failure.errno in (errno.ENOSPC, errno.EDQUOT):
             return 4, f"error: {failure}. Free space there, or choose another --out."
         return 4 if failure.errno == errno.EMFILE else 1, f"error: {failure}"
-    if isinstance(failure, RuntimeError) and "out of memory" in str(failure).lower():
+    if isinstance(failure, RuntimeError) and is_out_of_memory(failure):
+        if "CPUAllocator" in str(failure):  # torch's, which raises no MemoryError
+            return explain(MemoryError())
         return 4, (
             f"error: the GPU is out of memory: {first_line(failure).rstrip('.')}. Close other"
             " programs that use it, or use --device cpu."

@@ -49,8 +49,8 @@ _COLUMNS = {
 }
 _ONLY_SWEEP = {"trial", "at batch"}
 
-#: The name of the last column where it is no forecast: a sweep with a budget mostly ends before,
-#: when its choice is settled.
+#: The last column of a sweep with a budget. It is no forecast: most sweeps end earlier, when their
+#: choice is settled.
 _BUDGET_LEFT = "budget left"
 
 #: The same for a sweep with a budget, which has a line per pass.
@@ -113,10 +113,8 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
                 _print_lines(lines, tracker, record, write)
                 _move_bar(bar, task, tracker, record)
                 if lines and lines[-1].left_seconds is not None:
-                    left = f"{_time_left(lines[-1].left_seconds)} left"
-                    if tracker.budget_seconds is not None:
-                        left = f"{_time_left(lines[-1].left_seconds)} of the budget left"
-                    bar.update(task, facts=left)
+                    what = "left" if tracker.budget_seconds is None else "of the budget left"
+                    bar.update(task, facts=f"{_time_left(lines[-1].left_seconds)} {what}")
 
             yield on_record
 

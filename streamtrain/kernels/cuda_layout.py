@@ -17,8 +17,8 @@ TILES = ((256, 8), (128, 4), (64, 2), (32, 2))
 _MOST_SPLITS = (32, 8, 2, 1)
 
 #: Minibatches of this many rows or more are shared by several blocks: two launches should cost
-#: little in comparison. No GPU has been measured; `make gpu-check` does: `sharing_pays_from_1` is
-#: what this should be. A change changes rounding on GPUs, and states saved there.
+#: little in comparison. Not measured on a GPU yet; it should be `sharing_pays_from_1` of
+#: `make gpu-check`. Another value changes rounding on GPUs, and the states that are saved there.
 SPLIT_FROM = 16_384
 
 #: Rows of a part of such a minibatch, two of the largest tiles. Parts are dealt to slots in turn.

@@ -27,15 +27,16 @@ def largest_size(rows: int) -> int:
     return size
 
 
-#: Sizes that grow with the rows trained on: the first and the last one. A size begins after as many
-#: rows as this number of its minibatches have. docs/science.md, "Growing sizes, measured".
+#: Sizes that grow with the rows trained on: the first, the last, and the row at which a size
+#: begins, in minibatches of that size. Measured in docs/science.md, "Sizes of --batch-size auto".
 GROWING_FIRST, GROWING_LAST, GROWING_STEPS = 32, 1024, 2048
 
 
 def growing_sizes(rows: int) -> tuple[tuple[int, int], ...]:
-    """Return minibatch sizes that double as the rows trained on do, each with its first row.
+    """Return minibatch sizes that double with the rows trained on, each with its first row.
 
-    A size B above the first begins at row 2048·B. None is above an eighth of the training `rows`.
+    A size B after the first begins at row 2048·B. No size is above `largest_size` of the training
+    `rows`.
 
     >>> growing_sizes(10**6)
     ((32, 0), (64, 131072), (128, 262144), (256, 524288), (512, 1048576), (1024, 2097152))

@@ -95,9 +95,9 @@ def confirmations(
 ) -> tuple[Confirmation, ...]:
     """Return the sizes trained to the target from start to end, with their predicted seconds.
 
-    The predicted seconds are the seconds to the target in `figures`, which are of all trials. Those
-    measured are of a few trials only, which may need more or fewer rows, so what is compared is
-    the seconds per row: of the trainings, and of the timing repeats.
+    The predicted seconds are those of all trials, in `figures`. The trainings are a few trials,
+    which may need more or fewer rows, so their seconds per row are compared with those of the
+    timing repeats.
     """
     confirmed: list[Confirmation] = []
     for cell, figure in zip(cells, figures, strict=True):
@@ -131,8 +131,9 @@ def confirmations(
 
 def _times(seconds: float, ratio: Estimate) -> Estimate:
     """Return the seconds, multiplied by a ratio and its interval."""
-    ends = (None if end is None else seconds * end for end in (ratio.value, ratio.lo, ratio.hi))
-    value, lo, hi = ends
+    value, lo, hi = (
+        None if end is None else seconds * end for end in (ratio.value, ratio.lo, ratio.hi)
+    )
     return Estimate(value=value, lo=lo, hi=hi, n=ratio.n)
 
 

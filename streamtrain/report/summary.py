@@ -70,6 +70,7 @@ def _summary(run: Run, judgement: Judgement, marks: Landmarks) -> Summary:
     projected_bytes = header.memory.projected_bytes
     quarantined = [record.quarantined for record in run.passes if record.quarantined]
     points = frontier(run, cells, judgement.choice.batch_size, judgement.target)
+    # the frontier ends above a target that sizes missed
     at_target = points[-1].seconds if points and points[-1].loss == judgement.target else {}
     figures = tuple(
         cell_figures(

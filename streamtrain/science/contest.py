@@ -12,21 +12,21 @@ from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.selection import DEFAULT_WITHIN, Contender, Selection, select
 from streamtrain.types import Goal
 
-#: The target is this fraction of the smallest loss above it, or of the explained variance where
-#: that is smaller, unless twice the rows improve it by more.
+#: The target exceeds the smallest loss by this fraction of it, or of the explained variance where
+#: that is smaller; by more if the last doubling of the rows improved the loss by more.
 TARGET_MARGIN = 0.02
 
-#: It is at most this fraction of the smallest loss above it, however noisy the loss.
+#: A raised target exceeds the smallest loss by at most this fraction, however noisy the loss.
 MOST_MARGIN = 0.1
 
-#: A target is raised as long as it explains at least this part of what it did before.
+#: A raised target explains at least this fraction of what it explained before.
 LEAST_EXPLAINED = 0.1
 
 #: `sweep.within` where the goal is a loss: 1 % of it, which is half a percent of the RMSE.
 DEFAULT_LOSS_WITHIN = 0.01
 
-#: Log times are averaged over this many losses, from the target to this fraction of it above it, or
-#: of the explained variance where that is smaller.
+#: Log times are averaged over this many losses, from the target up by this fraction of it, or of
+#: the way to the loss of a constant where that is less.
 LEVELS, LEVELS_WIDTH = 4, 0.05
 
 
@@ -97,11 +97,12 @@ def _mean_log_loss(curve: Curve, rows: Sequence[float]) -> float | None:
 
 
 def levels(run: Run, target: float) -> list[float]:
-    """Return losses from the target to 5 % above it, over which the log time is averaged.
+    """Return the losses over which the log time is averaged: from the target to 5 % above it.
 
     The time to one level depends on the noise of a few evaluations. The mean over levels has half
     of its deviation or less (docs/science.md §13), and is the time to about the same loss. Where
-    less than half of the variance is explained, they are 5 % of the way to the loss of a constant.
+    less than half of the variance is explained, the losses end 5 % of the way to the loss of a
+    constant.
     """
     width = LEVELS_WIDTH * target
     if (constant := run.baseline.constant_loss) is not None:
@@ -148,9 +149,9 @@ def held_target(
     A target is chosen on other seeds, and fresh ones can miss it all. It is then raised to
     `margin` above the smallest loss that a size held in each of `trials`, or `_noise` where that is
     more, for all sizes alike. `rates`: the learning rate of each size. Sizes that ran fewer trials
-    than others do not count. Where the raised target would explain less than a tenth (a choice of
-    this project) of what `target` does, or no size held a loss below that of the best constant in
-    every trial, `target` stays: one that the mean of the target nearly meets is no use.
+    than others do not count. `target` stays where no size held a loss below that of the best
+    constant in every trial, or the raised target would explain less than a tenth (a choice of this
+    project) of what `target` does: nearly every model would meet it.
     """
     curves = {
         size: [found[trial] for trial in trials if trial in found]
@@ -167,7 +168,7 @@ def held_target(
     constant = run.baseline.constant_loss or math.inf
     if not best < constant:
         return target
-    # half of what is explained at most, however noisy the loss
+    # at most halfway to the loss of the constant, however noisy the loss
     noise = min(_noise(held) * best, (constant - best) / 2)
     raised = below_references(run, best, best + max(margin(best), noise))
     if math.isfinite(constant) and constant - raised < LEAST_EXPLAINED * (constant - target):
@@ -176,11 +177,11 @@ def held_target(
 
 
 def margin(best: float) -> float:
-    """Return how far above the smallest loss a target is: 2 % of it, or of the explained variance.
+    """Return how far a target is above the smallest loss: 2 % of it, or of the explained variance.
 
-    The smaller of both counts: 2 % of a loss of 0.97 is most of the 3 % explained, so that any size
-    would meet such a target soon. Less than 2 % of the variance counts as that much, since
-    differences so small may be noise.
+    The smaller one counts, because 2 % of a loss of 0.97 is two thirds of the 3 % explained: every
+    size would soon meet such a target. Where less than 2 % of the variance is explained, 2 % is
+    assumed, because smaller differences may be noise.
 
     >>> round(margin(0.05), 6), round(margin(0.97), 6), round(margin(0.999), 6)
     (0.001, 0.0006, 0.0004)

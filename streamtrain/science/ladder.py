@@ -217,7 +217,10 @@ def _has_arrived(run: Run, trial: int, rows: int) -> bool:
 
 
 def _rung_target(run: Run, trial: int) -> float | None:
-    """The loss that one learner reached by half of the rows, or a margin above the best."""
+    """The loss that one learner reached by half of the rows, or `margin` above the best loss.
+
+    The higher of the two.
+    """
     curves = curves_of(run, trial)
     at_half = best_loss(curves, halfway(rung_rows(run, trial)))
     best = best_loss(curves)

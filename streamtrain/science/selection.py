@@ -65,7 +65,7 @@ class Selection:
 
     Attributes:
         batch_size: The chosen size; None where no size reached the target in half of its trials.
-        reached: Whether it reached the target in every trial; it cannot be settled otherwise.
+        reached: Whether it reached the target in every trial; if not, it is never settled.
         settled: Whether the bound of the regret is at most `within`.
         regret: How much slower the chosen size is than the best tried: `hi` is the bound; None with
             a single trial.

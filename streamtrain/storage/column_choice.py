@@ -178,7 +178,7 @@ def missing_column_message(name: str, present: Sequence[Column]) -> str:
 
 
 def constants_text(names: Sequence[str], values: Iterable[float]) -> str:
-    """Return the names of constant columns with their values; of many the first."""
+    """Return constant columns as `name = value`; of many columns, the first few."""
     texts = [f"{shown(name)} = {value:.6g}" for name, value in zip(names, values, strict=False)]
     more = f", and {len(texts) - _NAMED_COLUMNS:,} more" if len(texts) > _NAMED_COLUMNS else ""
     return ", ".join(texts[:_NAMED_COLUMNS]) + more

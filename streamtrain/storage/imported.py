@@ -46,8 +46,8 @@ from streamtrain.types import Column, OnBadShard, Storage
 #: The variable that names the folder of imported tables.
 FOLDER_VARIABLE = "STREAMTRAIN_TABLES"
 
-#: What the cache keeps; beyond it the least recently used tables are removed, but none
-#: that was used within the last day, since a run may be reading it.
+#: What the cache keeps. Beyond it the least recently used tables are removed, but none that was
+#: used within the last day, since a run may be reading it.
 LIMIT_BYTES = 32 << 30
 _IN_USE_SECONDS = 86_400.0
 
@@ -161,7 +161,7 @@ def _open(folder: Path, storage: Storage) -> FoundShards | None:
 
 def _kept_shards(folder: Path, storage: Storage) -> FoundShards:
     """Return the shards of a folder of the cache; `storage` is that of the table."""
-    found = find_shards(str(folder / _ROWS_NAME))  # flags for the table are not for its shards
+    found = find_shards(str(folder / _ROWS_NAME))  # the flags were for the table
     shards = tuple(replace(shard, storage=storage) for shard in found.shards)
     return replace(found, shards=shards)
 

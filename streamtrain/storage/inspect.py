@@ -12,15 +12,14 @@ import pyarrow.parquet as pq
 
 from streamtrain.base.finite import finite_or_none
 from streamtrain.base.units import format_bytes
-from streamtrain.base.words import plural
-from streamtrain.errors import DataError, StreamTrainError, shown
+from streamtrain.errors import DataError, StreamTrainError
 from streamtrain.plan.batch_sizes import first_sizes, largest_size
-from streamtrain.storage.column_choice import constants_text
 from streamtrain.storage.column_table import TextFacts, extremes, left_out, others, sample
 from streamtrain.storage.dataset import FOOTERS_AT_ONCE
 from streamtrain.storage.inspection import Inspection, Sizes, UsedColumn
 from streamtrain.storage.manifest import Manifest, Statistics, read_manifest
 from streamtrain.storage.moments import Moments
+from streamtrain.storage.nothing_to_learn import nothing_to_learn
 from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.remote.urls import is_remote
@@ -30,7 +29,8 @@ from streamtrain.types import Column, Dataset
 #: Share of the rows that a null may cost before imputing the features is proposed instead.
 _MOST_DROPPED = 0.1
 _SMALL_SPAN_ROWS = 16_384
-#: Values of a local table that are read where footers do not count nulls or name extremes: 20 ms.
+#: A local table of at most this many values is read where its footers lack counts of nulls or
+#: extremes. That takes 20 ms.
 _READ_VALUES = 1 << 20
 _GOOD_SPAN_ROWS = 262_144
 #: Seconds to open a column chunk (Parquet) or a chunk (Zarr), and to decode one value: our readers
@@ -183,48 +183,8 @@ def inspect(
     document = asdict(inspection)
     return document | {
         "advice": _advice(document, window_rows),
-        "problem": _nothing_to_learn(document),
+        "problem": nothing_to_learn(document),
     }
-
-
-def _nothing_to_learn(document: Mapping[str, Any]) -> str:
-    """Return why a sweep of these columns would have nothing to learn; empty where it may have.
-
-    It is known where nulls and extremes are.
-    """
-    url, rows, columns = document["url"], document["num_rows"], document["columns"]
-    *features, target = columns
-    empty = [column["name"] for column in columns if column["nulls"] == rows]
-    if target["name"] in empty:
-        return (
-            f"{url}: the target, {target['name']!r}, has no value in any of {plural(rows, 'row')}."
-            " Choose another with --target."
-        )
-    usable = rows - (target["nulls"] or 0)
-    if usable < 2:
-        return (
-            f"{url}: {plural(usable, 'row')} with a target: there is nothing to learn. A sweep"
-            " needs some hundreds."
-        )
-    if empty:
-        others = [column["name"] for column in features if column["name"] not in empty]
-        cure = f"--features {','.join(others)}" if others else "other --features"
-        return f"{url}: no value in {', '.join(map(shown, empty))}. Leave them out: {cure}."
-    if target["min"] is not None and target["min"] == target["max"]:
-        return (
-            f"{url}: the target, {target['name']!r}, is {target['min']:.6g} in all"
-            f" {plural(usable, 'row')} that have it: there is nothing to learn. Choose another with"
-            " --target."
-        )
-    if all(column["min"] is not None and column["min"] == column["max"] for column in features):
-        texts = constants_text(
-            [column["name"] for column in features], [column["min"] for column in features]
-        )
-        return (
-            f"{url}: each feature is constant: {texts}. There is nothing to learn from. Choose"
-            " others with --features."
-        )
-    return ""
 
 
 def _sizes(rows: np.ndarray) -> Sizes:
@@ -257,35 +217,47 @@ def _columns(
         for column in columns:
             if column.name in stored_types:
                 stored_types[column.name].add(column.stored_type)
-    rows, samples = [], sample(dataset)
-    read = _read_moments(dataset) if manifest is None else {}
-    for name in dataset.columns:
-        nulls, low, high = None, None, None
-        if manifest:
-            statistics = manifest.statistics[name]
-            nulls, low, high = statistics.nulls, statistics.min, statistics.max
-        elif facts:
-            nulls, low, high = facts.nulls[name], facts.low[name], facts.high[name]
-        if name in read and None in (nulls, low, high):
-            statistics = Statistics.of(read[name])
-            nulls, low, high = statistics.nulls, statistics.min, statistics.max
-        rows.append(
-            UsedColumn(
-                name=name,
-                role="target" if name == dataset.target else "feature",
-                stored_type=", ".join(sorted(stored_types[name])),
-                decoded_type=dataset.decoded_type,
-                nulls=nulls,
-                min=low,
-                max=high,
-                sample=[finite_or_none(value) for value in samples.get(name, [])],
-            )
+    samples, known = sample(dataset), _known(dataset, manifest, facts)
+    if any(None in found for found in known.values()):
+        read = _read_moments(dataset)
+        known |= {name: _extremes(Statistics.of(moments)) for name, moments in read.items()}
+    return [
+        UsedColumn(
+            name=name,
+            role="target" if name == dataset.target else "feature",
+            stored_type=", ".join(sorted(stored_types[name])),
+            decoded_type=dataset.decoded_type,
+            nulls=nulls,
+            min=low,
+            max=high,
+            sample=[finite_or_none(value) for value in samples.get(name, [])],
         )
-    return rows
+        for name, (nulls, low, high) in known.items()
+    ]
+
+
+_Extremes = tuple[int | None, float | None, float | None]
+
+
+def _known(
+    dataset: Dataset, manifest: Manifest | None, facts: ParquetFacts | None
+) -> dict[str, _Extremes]:
+    """Return the nulls, minimum and maximum of each column, as far as nothing has to be read."""
+    if manifest:
+        return {name: _extremes(manifest.statistics[name]) for name in dataset.columns}
+    if facts:
+        return {
+            name: (facts.nulls[name], facts.low[name], facts.high[name]) for name in dataset.columns
+        }
+    return dict.fromkeys(dataset.columns, (None, None, None))
+
+
+def _extremes(statistics: Statistics) -> _Extremes:
+    return statistics.nulls, statistics.min, statistics.max
 
 
 def _read_moments(dataset: Dataset) -> dict[str, Moments]:
-    """Return the moments of the columns of a small local data set, which is read; else none."""
+    """Read a small local data set; return the moments of each column. Empty for other data sets."""
     values = dataset.num_rows * len(dataset.columns)
     if values > _READ_VALUES or is_remote(dataset.shards[0].url):
         return {}
@@ -297,7 +269,7 @@ def _read_moments(dataset: Dataset) -> dict[str, Moments]:
                 total + Moments.of(column) for total, column in zip(totals, columns, strict=True)
             ]
     except StreamTrainError:
-        return {}  # reading says why
+        return {}  # a run that reads it reports the error
     return dict(zip(dataset.columns, totals, strict=True))
 
 

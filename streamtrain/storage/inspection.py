@@ -99,8 +99,8 @@ class Inspection:
         truth: What is known exactly about generated data.
         order: How unlike the spans that were read are; None where none were read, since one window
             holds all rows or since it would take long, and where rows are known to be shuffled.
-        problem: Why no sweep can be run on these columns, or would learn nothing; empty where one
-            can.
+        problem: Why a sweep would refuse these columns or learn nothing from them; empty if it
+            would not.
         advice: Sentences, most important first.
     """
 

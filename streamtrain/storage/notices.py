@@ -14,7 +14,7 @@ from streamtrain.types import Column, Reading, Shard
 
 _NAMED = 4
 
-#: Fields of `Reading` that only text has a use for, by their flags.
+#: Fields of `Reading` that only text files need; their flags have the same names.
 _TEXT_FLAGS = ("delimiter", "decimal", "header", "encoding")
 
 
@@ -26,7 +26,7 @@ FROM_GRID = (
 
 def is_grid(column: Column) -> bool:
     """Return whether a column is an array of several axes, which is no column."""
-    return column.aside and re.match(r"[2-9]\d*-D ", column.stored_type) is not None
+    return column.aside and re.match(r"(?![01]-D)\d+-D ", column.stored_type) is not None
 
 
 def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
@@ -41,9 +41,9 @@ def warn_of_absent_chunks(path: str, shards: Sequence[Shard]) -> None:
 
 
 def warn_of_flags(path: str, kind: str, reading: Reading, *, in_place: bool = False) -> None:
-    """Warn of flags that have no meaning for tables of this kind, which is not CSV.
+    """Warn of flags that have no effect on tables of this kind, any but CSV.
 
-    `in_place`: the values are not copied, so numbers cannot become null either.
+    `in_place`: the table is read where it is, so numbers of `--na-values` stay numbers.
     """
     unused = [f"--{flag}" for flag in _TEXT_FLAGS if getattr(reading, flag) is not None]
     if kind == "JSON lines" and "--encoding" in unused:
@@ -54,9 +54,10 @@ def warn_of_flags(path: str, kind: str, reading: Reading, *, in_place: bool = Fa
     if words:
         unused.append(f"--na-values {','.join(map(shown, words))}")
     if unused:
+        has, it = ("has", "it") if len(unused) == 1 else ("have", "them")
         warn_caller(
-            f"{path}: {', '.join(unused)}: for text files such as CSV only, has no effect on"
-            f" {kind}. Leave it out."
+            f"{path}: {', '.join(unused)} {has} no effect on {kind}, only on text files such as"
+            f" CSV. Leave {it} out."
         )
     if in_place and numbers:
         listed = ",".join(numbers)

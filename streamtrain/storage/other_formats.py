@@ -22,7 +22,7 @@ _KINDS = {
     b"\x93NUMPY": "an array of NumPy: write it as Parquet or Zarr",
     b"%PDF": "a PDF document: export the table as CSV",
 }
-_TAR = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+_TAR_SUFFIXES = (".tgz", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _SHEETS = (".xlsx", ".xlsm", ".xlsb", ".ods")
 
 #: Bytes from the start of a file that tell its format.
@@ -36,8 +36,8 @@ def other_format(url: str, head: bytes) -> str:
     """
     if head.startswith(b"PK") and url.lower().endswith(_SHEETS):
         return _SHEET
-    if url.lower().endswith((".tgz", ".tar", *(f".tar{suffix}" for suffix in _TAR))):
+    if url.lower().endswith(_TAR_SUFFIXES):
         return "a tar archive: unpack it, and name one of its files"
     if url.lower().endswith(".br"):
-        return "compressed by brotli, by its name: decompress it (brotli --decompress)"
+        return "compressed by brotli, judging by its name: decompress it (brotli --decompress)"
     return next((what for magic, what in _KINDS.items() if head.startswith(magic)), "")

@@ -28,18 +28,16 @@ from streamtrain.training.fused_engine import (
     FURTHER_STEPS,
     OPTIMIZER_CODES,
     UNBOUNDED,
-    FusedEngine,
     change_beta2,
     hyper_values,
 )
-from streamtrain.training.gradients_in_state import GradientsInState
 from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.torch.device_feed import SLOT_ROWS, DeviceFeed, cuts, train_device
 from streamtrain.training.torch.shared_rows import EvaluationRows, SharedBlock
 
 
-class CudaEngine(GradientsInState):
+class CudaEngine:
     """See `Engine`. Trains a `Shape` that `fits`.
 
     `shared_block`: set it to share one copy of each block with other engines.
@@ -193,6 +191,15 @@ class CudaEngine(GradientsInState):
         finally:
             self.batch_size, self._sizes_R = batch_size, sizes_R
 
+    def take_gradient_sum(self) -> np.ndarray:
+        """See `AccumulatingEngine.take_gradient_sum`."""
+        return self._swap(np.float32(0), 0)
+
+    def apply_gradient_sum(self, sum_RP: np.ndarray, rows: int) -> None:
+        """See `AccumulatingEngine.apply_gradient_sum`."""
+        self._swap(sum_RP, rows)
+        self.finish_epoch()
+
     def check(self) -> None:
         """Compare a few steps with the fused engine on the CPU, once per kernel and process.
 
@@ -205,7 +212,7 @@ class CudaEngine(GradientsInState):
         size = min(self.batch_size, most)
         train: Any = self._train  # frozen, so hashable
         try:
-            check_steps(CudaEngine, FusedEngine, self._shape, train, size)
+            check_steps(CudaEngine, self._shape, train, size)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -344,13 +351,13 @@ class CudaEngine(GradientsInState):
             self._hyper_RH = self._to_device(np.tile(self._hyper, (len(self.learning_rates), 1)))
 
     def _swap(self, sum_RP: np.ndarray | np.float32, rows: int) -> np.ndarray:
-        """Set the gradient sum and its rows; return the sum before. Copies nothing else."""
+        """Set the gradient sum and its rows; return the sum before."""
         replicas = len(self.learning_rates)
         before_RSP = self._compact(self._gradients).reshape(replicas, -1, len(self._places_P))
         with self._on_stream():
             self._gradients.zero_()
             self._fill(self._gradients[:, 0] if self._slots > 1 else self._gradients, sum_RP)
-            self._counters_R5[:, 0] = rows
+            self._counters_R5[:, CARRIED] = rows
         self._wait()
         self._carried = rows
         return before_RSP.sum(axis=1, dtype=np.float32)

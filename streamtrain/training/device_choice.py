@@ -26,8 +26,8 @@ from streamtrain.training.engine_choice import (
 from streamtrain.training.gpu_presence import is_cpu
 from streamtrain.training.model import Model, initial_parameters
 
-#: A run that the CPU trains in less time stays there: compiling for a GPU takes about that long. No
-#: GPU has been measured; `make gpu-check` does: `gpu_pays_from_s` is what this should be.
+#: A run that the CPU trains in less time stays there: compiling for a GPU takes about that long.
+#: Not measured on a GPU yet; it should be `gpu_pays_from_s` of `make gpu-check`.
 SHORT_SECONDS = 30.0
 
 #: Rows that every learner trains in one measurement: the largest minibatch, within these limits.

@@ -190,6 +190,18 @@ def test_a_target_that_says_nothing_is_refused_before_the_first_step(
         assert command(verb, data, "-o", "n", "--max-rows", "500", *QUICK).code == 0
 
 
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_features_that_say_nothing_are_refused_before_the_first_step(command, tmp_path, verb):
+    columns = {name: np.full(ROWS, 0.1) for name in "ab"} | {"y": np.arange(ROWS) / 3}
+    data = write(tmp_path / "a.parquet", columns)
+    said = command(verb, data, "-o", "m", *QUICK)
+    assert said.code == 3
+    (line,) = said.err.splitlines()
+    assert "each feature is constant" in line
+    assert "a = 0.1, b = 0.1. There is nothing to learn from. Choose others with --features" in line
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_transform_from_file_to_predictions(command, tmp_path):
     data = write(tmp_path / "a.parquet", make_rows(ROWS))
     module = tmp_path / "features_of_a_run.py"

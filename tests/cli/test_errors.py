@@ -120,6 +120,18 @@ def wrapped(cause):
             id="memory of a GPU",
         ),
         pytest.param(
+            RuntimeError("LinkerError: CUDA_ERROR_OUT_OF_MEMORY"),
+            4,
+            "error: the GPU is out of memory: LinkerError: CUDA_ERROR_OUT_OF_MEMORY. Close",
+            id="memory of a GPU as its driver names it",
+        ),
+        pytest.param(
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            4,
+            "error: out of memory. Lower --memory",
+            id="memory of torch on the CPU",
+        ),
+        pytest.param(
             OSError(28, "No space left"),
             4,
             "error: [Errno 28] No space left. Free space there",

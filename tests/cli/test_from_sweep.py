@@ -6,6 +6,9 @@ import pytest
 import yaml
 
 import data_gen
+from streamtrain.cli.config_layers import Setting
+from streamtrain.cli.from_sweep import refuse_moved
+from streamtrain.errors import ConfigError
 
 SWEEP = ("--batch-sizes", "16,64", "--max-rows", "8192", "--trials", "2", "--lr-grid", "2")
 QUICK = ("--hidden", "4", "--memory", "1GiB", "--device", "cpu", "--no-report")
@@ -169,6 +172,33 @@ def test_a_sweep_is_trained_on_from_another_folder(command, swept, tmp_path, mon
     assert said.err.rstrip().endswith("streamtrain train DATA --from '../a sweep'")
     said = command("train", "../moved", "--from", "../a sweep", "--out", "m2", "--no-report")
     assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize(
+    ("source", "is_there"),
+    [
+        ("{}/here", True),
+        ("{}/gone", False),
+        ("{}/here@v3", True),
+        ("{}/gone@v3", False),
+        ("{}/gone/*.parquet", True),
+        ("duckdb:{}/here?table=t", True),
+        ("duckdb:{}/gone?table=t", False),
+        ("duckdb:{}/gone?query=SELECT * FROM t", False),
+        ("s3://bucket/gone", True),
+    ],
+)
+def test_data_that_were_moved_are_named_whatever_their_kind(tmp_path, source, is_there):
+    """Whether a glob still matches, and what a store has, is found out by reading it."""
+    (tmp_path / "here").touch()
+    path = Setting(source.format(tmp_path), "--from a")
+    refuse_moved(None, {"data.path": path}, {})
+    refuse_moved("a", {"data.path": path}, {"data.path": Setting("other", "DATA")})
+    if is_there:
+        refuse_moved("a", {"data.path": path}, {})
+    else:
+        with pytest.raises(ConfigError, match=r"^--from a: the sweep read .*DATA --from a$"):
+            refuse_moved("a", {"data.path": path}, {})
 
 
 def test_the_config_that_a_run_keeps_finds_its_data_from_another_folder(

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from streamtrain.report.cell_figures import _around
 from streamtrain.report.markdown import answer_table, flat_rows
 from streamtrain.report.number_format import seconds_text
 from streamtrain.report.summary import analyze
@@ -88,3 +89,46 @@ def test_seconds_to_a_larger_loss_do_not_stand_for_those_to_a_target_that_was_mi
         median = math.sqrt(seconds[1] * seconds[2])
         assert figures.seconds_to_target.value == pytest.approx(median, rel=0.5)
         assert seconds[1] <= figures.seconds_to_target.value <= seconds[2]
+
+
+@pytest.mark.parametrize(("value", "lo", "hi"), [(2.5, 1.0, 3.0), (5.0, 1.0, 5.0), (0.5, 0.5, 3.0)])
+def test_an_interval_includes_the_value_that_it_is_given(value, lo, hi):
+    figure = Estimate(value=2.0, lo=1.0, hi=3.0, n=4)
+    assert _around(value, figure) == Estimate(value=value, lo=lo, hi=hi, n=4)
+    assert _around(value, Estimate(value=2.0, n=1)) == Estimate(value=value, n=1)
+
+
+def test_a_training_that_took_no_time_is_left_out():
+    records = make_records((256, 1024, 4096), trials=4, target_loss=[0.05])
+    run = collect(records)
+    cell = analyze(run).cells[0]
+    first, second = sorted(cell.steps_to_target)[:2]
+    confirmed = [
+        {
+            "event": "confirmation",
+            "lr": cell.lr,
+            "batch_size": cell.batch_size,
+            "trial": trial,
+            "seconds": seconds,
+        }
+        for trial, seconds in {first: 0.0, second: 2.0}.items()
+    ]
+    (found,) = analyze(collect([*records[:-1], *confirmed, records[-1]])).summary.confirmation
+    per_row = math.exp(mean_log_cost(run, cell.batch_size))
+    assert found.ratio.value == pytest.approx(2.0 / cell.row_at_target(second) / per_row)
+
+
+def test_without_timings_nothing_is_compared_with_a_training():
+    records = make_records((256, 1024, 4096), trials=4, target_loss=[0.05])
+    cell = analyze(collect(records)).cells[0]
+    confirmed = {
+        "event": "confirmation",
+        "lr": cell.lr,
+        "batch_size": cell.batch_size,
+        "trial": min(cell.steps_to_target),
+        "seconds": 2.0,
+    }
+    untimed = [record for record in records if record["event"] not in ("timing", "delivery")]
+    analysis = analyze(collect([*untimed[:-1], confirmed, untimed[-1]]))
+    assert len(analysis.run.confirmations) == 1
+    assert analysis.summary.confirmation == ()

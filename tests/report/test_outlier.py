@@ -44,6 +44,7 @@ def test_a_row_of_unknown_place_that_no_deviation_measures_is_still_described():
         ("metro.csv", {"transform": "mine:make"}, "--transform"),
         ("metro.parquet", {}, "--transform"),
         ("metro.jsonl", {}, "--na-values 9831.3 --on-null drop"),
+        ("metro.json", {}, "--na-values 9831.3 --on-null drop"),
         (None, {}, "--transform"),
     ],
 )

@@ -331,3 +331,13 @@ def test_the_timing_variance_is_that_of_a_mean_difference_of_two_sizes(case):
     assert variance == pytest.approx(0.1**2 / 5, rel=0.25)
     assert np.mean(estimates) == pytest.approx(variance, rel=0.25)
     assert timing_variance(run, SIZES[:1]) == 0.0
+
+
+def test_a_size_that_shares_no_repeat_with_others_has_the_cost_of_its_own():
+    run = Run(header=make_header(SIZES, lr=0.1, trials=1))
+    for size, repeats in {16: (0, 1, 2), 64: (3,)}.items():
+        for repeat in repeats:
+            run.add(StepsTimed(batch_size=size, repeat=repeat, rows=1, seconds=float(size)))
+    assert mean_log_cost(run, 16) == pytest.approx(math.log(16))
+    assert mean_log_cost(run, 64) == pytest.approx(math.log(64))
+    assert mean_log_cost(run, 256) == 0.0

@@ -13,6 +13,7 @@ import zarr
 from data_gen import generate
 from streamtrain.storage.dataset import open_shards
 from streamtrain.storage.inspect import inspect
+from streamtrain.storage.readers import Readers
 
 from .layouts import LAYOUTS, numbers, write_parquet
 
@@ -108,6 +109,35 @@ def test_where_nothing_can_be_learned_no_sweep_is_proposed(tmp_path, name, stati
     for column, values in columns.items():
         group.create_array(column, data=np.array(values, dtype="f8"))
     assert re.search(words, inspect(open_shards(str(tmp_path / "t.zarr")))["problem"])
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_a_small_table_is_read_only_where_its_footers_lack_statistics(
+    tmp_path, monkeypatch, statistics
+):
+    table = pa.table({"a": [1.0, 4.0, 2.0], "y": [1.0, None, 2.0]})
+    pq.write_table(table, tmp_path / "t.parquet", write_statistics=statistics)
+    genuine, reads = Readers.read, []
+
+    def read(self, *where):
+        reads.append(where)
+        return genuine(self, *where)
+
+    monkeypatch.setattr(Readers, "read", read)
+    monkeypatch.setattr("streamtrain.storage.inspect.sample", lambda _dataset: {})
+    columns = inspect(open_shards(str(tmp_path / "t.parquet")))["columns"]
+    found = [(column["nulls"], column["min"], column["max"]) for column in columns]
+    assert found == [(0, 1.0, 4.0), (1, 1.0, 2.0)]
+    assert reads == ([] if statistics else [(0, 0, 3)])
+
+
+def test_the_features_that_are_left_are_quoted_for_a_shell(tmp_path):
+    schema = pa.schema([(name, pa.float64()) for name in ("b", "a c", "y")])
+    for others, cure in (([1.0, 2], "--features 'a c'"), ([None, None], "other --features")):
+        table = pa.table([[None, None], others, [1.0, 2]], schema=schema)
+        pq.write_table(table, tmp_path / "t.parquet")
+        problem = inspect(open_shards(str(tmp_path / "t.parquet")))["problem"]
+        assert problem.endswith(f"Leave them out: {cure}."), problem
 
 
 def test_a_table_that_says_something_is_no_problem(tmp_path):

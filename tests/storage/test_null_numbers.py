@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from deltalake import write_deltalake
 
 import streamtrain as st
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.notices import warn_of_flags
 from streamtrain.storage.readers import Readers
 from streamtrain.storage.write.ingest import ingest
 from streamtrain.types import LOCAL, Reading
@@ -123,3 +125,47 @@ def test_dates_and_booleans_are_no_numbers_of_na_values(tmp_path):
         np.testing.assert_array_equal(values["t" if datetime == "epoch" else "t_hour"], expected)
         np.testing.assert_array_equal(values["b"], [1, 0, 1])
         np.testing.assert_array_equal(values["a"], [np.nan, np.nan, 2])
+
+
+def test_several_flags_are_named_together_and_no_query_of_a_link_is():
+    reading = Reading(delimiter=";", decimal=",", na_values=("none", "7"))
+    with pytest.warns(UserWarning, match="no effect on") as caught:
+        warn_of_flags("https://host/t.parquet?sig=zq9", "Parquet", reading, in_place=True)
+    flags, numbers = (str(warning.message) for warning in caught)
+    assert flags == (
+        "https://host/t.parquet?***: --delimiter, --decimal, --na-values none have no effect on"
+        " Parquet, only on text files such as CSV. Leave them out."
+    )
+    assert "--na-values 7 has no effect" in numbers
+    assert "zq9" not in numbers
+
+
+def test_a_number_beyond_float32_is_not_infinity(tmp_path):
+    table = pa.table({"f": pa.array([np.inf, 1, 2], pa.float32()), "y": [1.0, 2, 3]})
+    pyarrow.feather.write_feather(table, tmp_path / "t.arrow")
+    storage = replace(LOCAL, reading=Reading(na_values=("1e300", "2")))
+    values = _values(open_shards(str(tmp_path / "t.arrow"), storage=storage))
+    np.testing.assert_array_equal(values["f"], [np.inf, 1, np.nan])
+
+
+def test_every_type_of_number_has_numbers_that_are_null(tmp_path):
+    columns = {
+        "half": pa.array(np.array([1, 7], "f2")),
+        "decimal": pa.array([Decimal("1.0"), Decimal("7.0")], pa.decimal128(5, 1)),
+        "dictionary": pa.array([1.0, 7.0]).dictionary_encode(),
+        "unsigned": pa.array([1, 7], pa.uint8()),
+        "y": pa.array([1.0, 2.0]),
+    }
+    pyarrow.feather.write_feather(pa.table(columns), tmp_path / "t.arrow")
+    storage = replace(LOCAL, reading=Reading(na_values=("7",)))
+    for values in list(_values(open_shards(str(tmp_path / "t.arrow"), storage=storage)).values())[
+        :-1
+    ]:
+        np.testing.assert_array_equal(values, [1, np.nan])
+    group = zarr.create_group(
+        tmp_path / "t.zarr", zarr_format=2, attributes={"columns": ["a", "y"]}
+    )
+    for name in "ay":
+        group.create_array(name, shape=(2,), chunks=(2,), dtype=">f4")[:] = [1, 7]
+    made = ingest(tmp_path / "t.zarr", tmp_path / "out", reading=storage.reading)
+    np.testing.assert_array_equal(_values(made)["a"], [1, np.nan])

@@ -42,11 +42,16 @@ def _sqlite(path: Path) -> None:
             lambda path: path.write_bytes(lzma.compress(b"a,y\n1,2\n", lzma.FORMAT_ALONE)),
             "compressed by lzma: if it is CSV, name it .csv.xz",
         ),
+        (
+            "a.lz4",
+            lambda path: path.write_bytes(b"\x04\x22\x4d\x18" + bytes(8)),
+            "compressed by lz4: if it is CSV, name it .csv.lz4",
+        ),
         ("a.csv.br", lambda path: path.write_bytes(b"12345678"), "compressed by brotli"),
         ("a.csv.Z", lambda path: path.write_bytes(b"\x1f\x9d\x90a,y"), "decompress it"),
         ("a.tar.gz", lambda path: tarfile.open(path, "w:gz").close(), "a tar archive: unpack it"),
     ],
-    ids=["zip", "xlsx", "sqlite", "numpy", "gzip", "lzma", "brotli", "compress", "tar"],
+    ids=["zip", "xlsx", "sqlite", "numpy", "gzip", "lzma", "lz4", "brotli", "compress", "tar"],
 )
 def test_a_file_of_another_format_is_named(tmp_path, name, write, words) -> None:
     write(tmp_path / name)

@@ -231,6 +231,19 @@ def test_kept_rows_are_not_used_once_the_file_changed(tmp_path: Path, monkeypatc
         readers.read(0, 0, 1000)
 
 
+def test_kept_rows_are_read_again_where_only_the_pages_changed(tmp_path: Path) -> None:
+    """The footer is the same: without checksums and statistics it does not show the change."""
+    file = tmp_path / "t.parquet"
+    table = pa.table({"a": np.arange(100.0), "y": np.arange(100.0) + 0.5})
+    pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+    readers = Readers(open_shards(str(file)), keeps_rows=True)
+    assert readers.read(0, 0, 100)[1][7] == 7.5
+    changed = file.read_bytes().replace(np.float64(7.5).tobytes(), np.float64(-1.0).tobytes())
+    file.write_bytes(changed)
+    os.utime(file, (1.0, 1.0))
+    assert [readers.read(0, 0, 100)[1][7] for _ in range(2)] == [-1.0, -1.0]
+
+
 def test_rows_of_a_large_data_set_are_not_kept(tmp_path: Path, monkeypatch) -> None:
     dataset = generate(tmp_path / "data", rows=1000)
     values = 1000 * len(dataset.columns)

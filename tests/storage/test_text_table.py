@@ -471,6 +471,33 @@ def test_numbers_above_an_index_without_a_name_may_be_names(tmp_path, head):
     assert read(tmp_path, content, header=False)[1] == [9.4, 0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(",5\n0,1\n1,2\n2,3\n", id="one column beside the index"),
+        pytest.param(",1,2\n3,4,5\n", id="one row"),
+        pytest.param(",7,7\n3,4,5\n4,5,6\n", id="equal numbers"),
+        pytest.param(",1,2\n3,4,5\n3,5,6\n", id="an index that repeats itself"),
+        pytest.param(",1,,3\n3,4,5,6\n4,5,6,7\n", id="a number is missing"),
+        pytest.param(",1,2\n3,4,5\n,5,6\n", id="a place of the index is empty"),
+    ],
+)
+def test_other_numbers_above_numbers_are_a_row(tmp_path, content):
+    table, _ = opened(tmp_path / "t.csv", content)
+    assert table.needs_target == ""
+    assert "no header" in table.found
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [(",y\n0,1\n1,2\n2,4\n", ["y"]), ("a,,\n1,,\n2,,\n4,,\n", ["a"])],
+    ids=["an index and one column", "no row is full"],
+)
+def test_a_header_of_one_name_may_be_no_title(tmp_path, content, names):
+    table, _ = opened(tmp_path / "t.csv", content)
+    assert [name for name in columns(table) if name in ("a", "y")] == names
+
+
 def test_a_line_of_units_is_no_row(tmp_path):
     rows = "".join(f"{i},{i}.5,{i % 3},x{i}\n" for i in range(9))
     content = "time,temp,flow,name\ns,°C,m3/h,\n" + rows
@@ -482,6 +509,17 @@ def test_a_line_of_units_is_no_row(tmp_path):
         last = first.replace("°C", "7")
         table, _ = opened(tmp_path / "u.csv", f"time,temp,flow,name\n{first}\n{rows}{last}\n")
         assert "units" not in table.found
+    # comments may stand above the header and among the rows
+    for commented in (f"# a\n{content}", content.replace("2,2.5", "# a\n2,2.5")):
+        table, said = opened(tmp_path / "c.csv", commented)
+        assert (columns(table)["flow"], said) == ([i % 3 for i in range(9)], [])
+    for other in (content.replace("s,°C", "# a\ns,°C"), content.replace("s,°C,m3/h", ",°C,")):
+        table, _ = opened(tmp_path / "o.csv", other)
+        assert "units" not in table.found
+    # three rows are too few to tell
+    few = "time,temp,flow,name\ns,°C,m3/h,\n" + "".join(rows.splitlines(keepends=True)[:2])
+    table, _ = opened(tmp_path / "v.csv", few)
+    assert "units" not in table.found
 
 
 def test_a_title_above_the_table_is_refused_with_what_to_do(tmp_path):

@@ -154,9 +154,15 @@ def test_arrays_that_are_no_columns_harm_no_group(tmp_path: Path, version) -> No
     # no warning where columns are named
     chosen = read_all(path, features=["z"], target="a")
     np.testing.assert_array_equal(chosen, values[:, [2, 0]])
+    with pytest.raises(DataError, match="2-D float32: it is not 1-D"):
+        open_shards(str(path), features=["map"], target="a")
+    # a scalar and times are no grid
+    del group["map"]
+    with pytest.warns(UserWarning, match="left out, since they are not columns") as caught:
+        read_all(path, target="z")
+    assert "xarray" not in str(caught[0].message)
     for name, words in {
         "lat": "it has 7 values, and the columns 25",
-        "map": "2-D float32: it is not 1-D",
         "when": "it holds times \\(days since 2000-01-01\\)",
         "word": "only numbers can be decoded",
         "date": "only numbers can be decoded",

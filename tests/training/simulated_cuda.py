@@ -20,7 +20,6 @@ from streamtrain.kernels.updates import ADAM
 from streamtrain.training import cuda_engine, cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.fused_engine import FusedEngine, hyper_values
-from streamtrain.training.gradients_in_state import GradientsInState
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import TorchEngine
@@ -151,11 +150,24 @@ def test_slots_of_an_unfinished_minibatch_go_on_bit_by_bit(split):
     assert not engine.state()["gradient"].any()
 
 
+def swap_in_state(engine, sum_RP, rows):
+    """Do `CudaEngine._swap` through the whole state."""
+    state = engine.state()
+    replicas, parameters = state["parameters"].shape
+    gradient_RSP = state["gradient"].reshape(replicas, -1, parameters)
+    before_RP = gradient_RSP.sum(axis=1, dtype=np.float32)
+    gradient_RSP[:] = 0
+    gradient_RSP[:, 0] = sum_RP
+    state["counters"][:, 0] = rows
+    engine.load_state(state)
+    return before_RP
+
+
 @pytest.mark.parametrize("batch_size", [30, 50], ids=["one block", "three blocks"])
 def test_gradient_sums_are_taken_and_set_as_through_the_state(split, batch_size):
     rows, engines = make_rows(1000), [make(batch_size=batch_size, shape=SHALLOW) for _ in range(2)]
     found = []
-    for engine, swap in zip(engines, (CudaEngine._swap, GradientsInState._swap), strict=True):
+    for engine, swap in zip(engines, (CudaEngine._swap, swap_in_state), strict=True):
         engine.accumulate(rows, 0, 37)
         sum_RP = swap(engine, np.float32(0), 0)
         engine.accumulate(rows, 37, 45)  # is dropped

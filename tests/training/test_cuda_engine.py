@@ -12,7 +12,7 @@ import torch
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
-from streamtrain.training import cuda_engine, cuda_fit
+from streamtrain.training import cuda_engine, cuda_fit, engine_choice
 from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine_choice import choose_engine
@@ -110,17 +110,36 @@ def test_without_a_gpu_the_engine_refuses():
         CudaEngine(SHAPE, SHAPE.initial_parameters(0, 0), 32, RATES, TrainConfig(device="cpu"))
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.05, np.nan])
-def test_steps_that_differ_from_the_cpu_s_do_not_train(factor):
+@pytest.mark.parametrize("batch_size", [32, 1024])
+@pytest.mark.parametrize(
+    ("move", "loss"), [(1.0, 1.0), (1.05, 1.0), (0.0, 1.0), (np.nan, 1.0), (1.0, 1.05)]
+)
+def test_steps_that_differ_from_the_cpu_s_do_not_train(move, loss, batch_size):
+    """The losses are a hundred times as large as the moves, and must not hide them."""
+    start_P = SHAPE.initial_parameters(0, 0)
+
     class Engine(FusedEngine):
         def parameters(self):
-            return super().parameters() * np.float32(factor)
+            return start_P + np.float32(move) * (super().parameters() - start_P)
 
-    if factor == 1.0:
-        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
+        def advance(self, block, start, stop):
+            return loss * super().advance(block, start, stop)
+
+    if move == loss == 1.0:
+        check_steps(Engine, SHAPE, TrainConfig(), batch_size)
         return
     with pytest.raises(ConfigError, match=r"differ from those on the CPU. Use --engine torch"):
-        check_steps(Engine, FusedEngine, SHAPE, TrainConfig(), 32)
+        check_steps(Engine, SHAPE, TrainConfig(), batch_size)
+
+
+def test_only_the_engine_on_a_gpu_is_checked(monkeypatch):
+    checked = []
+    monkeypatch.setattr(CudaEngine, "check", lambda self: checked.append(self))
+    engine = object.__new__(CudaEngine)
+    start_P = SHAPE.initial_parameters(0, 0)
+    for each in (engine, FusedEngine(SHAPE, start_P, 32, RATES, TrainConfig())):
+        engine_choice.check_engine(each)
+    assert checked == [engine]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,17 @@ def test_cuda_is_the_current_device_for_all_threads(has_gpu, monkeypatch, curren
     assert str(train_device("cuda:2")) == "cuda:2"
 
 
+def test_naming_a_device_does_not_initialize_it(has_gpu, monkeypatch):
+    """A process that has initialized CUDA must not fork."""
+
+    def fail():
+        raise AssertionError("initializes CUDA")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", fail)
+    assert str(train_device("cuda")) == "cuda"
+
+
 @given(st.integers(1, 100_000), st.integers(1, 2**21))
 def test_a_slot_has_whole_minibatches_and_at_most_64_mib(width, batch_size):
     rows = rows_per_slot(width, batch_size)

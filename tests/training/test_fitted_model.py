@@ -80,3 +80,10 @@ def test_a_factory_is_saved_as_its_module_is(tmp_path, monkeypatch):
     network = load_model(tmp_path, model="fitted_layers:small")
     flat = torch.cat([tensor.reshape(-1) for tensor in network.layers.parameters()])
     assert np.array_equal(flat.detach().numpy(), model.parameters_P)
+
+
+def test_the_module_is_for_use_and_can_be_trained_whatever_the_caller_has_set():
+    with torch.inference_mode():
+        network = fitted().network()
+    assert not network.training
+    assert not any(tensor.is_inference() for tensor in network.state_dict().values())

@@ -59,7 +59,7 @@ def open_delta(source: ForeignSource) -> ForeignTable:
 
 
 def _refuse_other_names(source: ForeignSource, table: Any) -> None:
-    """Refuse files whose columns only their ids name: deltalake finds none, and reads nulls."""
+    """Refuse files whose columns can be found by id only: deltalake would read them as nulls."""
     columns = [field["metadata"] for field in json.loads(table.schema().to_json())["fields"]]
     physical = {
         str(each["delta.columnMapping.id"]): each["delta.columnMapping.physicalName"]
@@ -72,9 +72,9 @@ def _refuse_other_names(source: ForeignSource, table: Any) -> None:
             name = physical.get((field.metadata or {}).get(b"PARQUET:field_id", b"").decode())
             if name is not None and name != field.name:
                 raise DataError(
-                    f"{source.name}: column {field.name!r} of {basename(url)} is known by its id"
-                    " only (column mapping by id), which deltalake does not read. Write the table"
-                    " again, with column mapping by name."
+                    f"{source.name}: column {field.name!r} of {basename(url)} can be found by its"
+                    " id only (column mapping by id), which deltalake does not support. Rewrite the"
+                    " table with column mapping by name."
                 )
 
 

@@ -94,9 +94,10 @@ class ParquetReader:
     def _keep(
         self, key: tuple[object, ...], values: tuple[np.ndarray, ...]
     ) -> tuple[np.ndarray, ...]:
-        """Return copies of decoded columns, which are kept if they are no more rows than the shard.
+        """Return copies of decoded columns, and keep them.
 
-        They are read-only, since several callers get the same.
+        They are not kept where more rows than the shard has would be. They are copies, so that
+        buffers can be lent again, and read-only, because several callers get the same arrays.
         """
         copies = tuple(column.copy() for column in values)
         for column in copies:

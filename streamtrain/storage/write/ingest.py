@@ -109,9 +109,10 @@ def _refuse_names(table: Table, target: str | None) -> None:
 
 def _truth(tables: Sequence[Table], columns: Sequence[str], reading: Reading) -> Truth | None:
     """Return what is known of generated data whose rows are only copied; say where it is lost."""
-    (table, *others) = tables
-    is_changed = others or reading.null_numbers
-    truth = None if is_changed else truth_of_columns(table.truth, table.columns, columns)
+    table = tables[0]  # shards are one table; tables of other kinds have no truth
+    truth = truth_of_columns(table.truth, table.columns, columns)
+    if reading.null_numbers:
+        truth = None
     if table.truth is not None and truth is None:
         _log.info(
             f"{table.url}: the best possible loss of this generated data holds for all its columns"

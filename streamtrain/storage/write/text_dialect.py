@@ -46,7 +46,7 @@ class Dialect:
         names: Names of all fields of a row; an empty name is one that the file lacks.
         has_header: The first line has the names.
         skip_lines: Lines before the first row, with the header and a line of units.
-        units: What a line between header and rows has, none of it numbers: the units.
+        units: The words of a line of units between the header and the rows; empty: there is none.
         comment: What starts a comment line; empty: there are none.
         spaced: Fields have spaces around them.
         needs_target: Why a target must be named: the header may be a row.
@@ -101,18 +101,18 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
     _check(reading)
     lines = re.findall(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", text)
     comment = _comment(lines)
+
+    def is_comment(line: str) -> bool:
+        return bool(comment) and line.lstrip().startswith(comment)
+
     # Excel may write the delimiter as a line of its own.
     separator = re.fullmatch(r'"?sep=(.)"?\s*', lines[0]) if lines else None
     head = 1 if separator else 0
     last_comment = ""
-    while head < len(lines) and (
-        not lines[head].strip() or (comment and lines[head].lstrip().startswith(comment))
-    ):
+    while head < len(lines) and (not lines[head].strip() or is_comment(lines[head])):
         last_comment = lines[head].strip() or last_comment
         head += 1
-    body = "".join(
-        line for line in lines[head:] if not (comment and line.lstrip().startswith(comment))
-    )
+    body = "".join(line for line in lines[head:] if not is_comment(line))
     if not body.strip():
         raise DataError(f"{path}: no rows. Name a file that has some.")
     delimiter = reading.delimiter or (separator and separator[1]) or _find_delimiter(body)
@@ -129,10 +129,13 @@ def find_dialect(path: str, text: str, reading: Reading) -> Dialect:
             head_names = names
     has_header = head_names is not None
     rows = [row for row in records[1 if has_header and skip_lines > head else 0 :] if row]
-    units: tuple[str, ...] = ()
-    if has_header and skip_lines > head and not comment and (units := _units(rows)):
-        rows = rows[1:]
-        skip_lines = head + _lines_of_first(body, delimiter, records=2)
+    units = _units(rows) if has_header and skip_lines > head else ()
+    if units:
+        end = head + _lines_of_first(body, delimiter, records=2)
+        if any(map(is_comment, lines[head:end])):
+            units = ()  # `end` counts no comments, and is short of the line
+        else:
+            rows, skip_lines = rows[1:], end
     names, dropped = _names(path, head_names, width, rows)
     decimal, thousands = find_marks(path, names, rows, delimiter, reading)
     return Dialect(
@@ -254,8 +257,9 @@ def _header(
         raise _first_line_error(path, first, width)
     if reading.header:
         return first, ""
-    if len(list(filter(None, first))) == 1 and width > 2 and any(map(all, rows)):
-        raise _first_line_error(path, list(filter(None, first)), width)  # a title, as Excel pads it
+    named = [field for field in first if field]
+    if len(named) == 1 and width > 2 and any(map(all, rows)):
+        raise _first_line_error(path, named, width)  # a title, which Excel pads with empty fields
     as_row, as_names, nulls = [], [], []
     for index, field in enumerate(first):
         below = [row[index].strip() for row in rows if len(row) > index]
@@ -284,9 +288,10 @@ def _header(
 
 
 def _heads_an_index(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Return whether only the first field lacks, above what may be an index: names may be numbers.
+    """Return whether the first line may be names although they are numbers.
 
-    So pandas and R write the columns of a pivot table, or of a matrix.
+    Its first field alone is empty, the first fields of the rows differ, and so do the numbers: that
+    is how pandas writes a pivot table, and R a matrix with an index.
     """
     index, names = [row[0].strip() for row in rows if row], first[1:]
     if first[0] or len(index) < 2 or len(names) < 2:
@@ -305,9 +310,10 @@ def _first_line_error(path: str, first: Sequence[str], width: int) -> DataError:
 
 
 def _units(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return the words of a first row that has one above each column of numbers, and no number.
+    """Return the units that the line below the header has; empty where it is an ordinary row.
 
-    Empty where it is a row as others are: fewer than two words, or one of them again below.
+    It is units if it has at least two words above columns of numbers and no number there, and none
+    of the words occurs again in its column.
     """
     if len(rows) < 4:
         return ()
@@ -324,7 +330,7 @@ def _units(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _lines_of_first(body: str, delimiter: str, records: int = 1) -> int:
-    """Return the lines that the first records take: more where a name contains line ends."""
+    """Return the number of lines of the first `records`, whose fields may contain line ends."""
     if delimiter == " ":
         delimiter = "\t"
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter)

@@ -249,7 +249,7 @@ def _pieces(
                 warn_caller(f"{file.path}: {text}")
     refusals.raise_all()
     if text := _totals(file, row, tail, sums, ends_with_row=end not in (b"\n\n", b"\r\n\r")):
-        warnings.warn(text, stacklevel=2)
+        warn_caller(text)
 
 
 def _totals(

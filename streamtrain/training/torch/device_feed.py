@@ -107,7 +107,7 @@ def rows_per_slot(width: int, batch_size: int) -> int:
     >>> [rows_per_slot(5, 1000), rows_per_slot(5, 200_000), rows_per_slot(1001, 1000)]
     [131000, 131072, 16000]
     """
-    rows = max(1, min(SLOT_ROWS, SLOT_BYTES // (4 * width)))
+    rows = min(SLOT_ROWS, SLOT_BYTES // (4 * width))
     return rows // batch_size * batch_size if batch_size <= rows else rows
 
 

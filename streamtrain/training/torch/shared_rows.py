@@ -29,15 +29,14 @@ class SharedBlock:
         """
         self.drop()
         try:
-            self._rows = to_device(block, self._device)
+            rows = to_device(block, self._device)
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
         except (MemoryError, RuntimeError) as error:
-            self.drop()
             if not is_out_of_memory(error):
                 raise
             return
-        self._block = block
+        self._block, self._rows = block, rows
 
     def drop(self) -> None:
         """Forget the block."""
