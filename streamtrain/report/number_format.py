@@ -53,6 +53,15 @@ def size_text(batch_size: int) -> str:
     return f"{batch_size:,}"
 
 
+def schedule_text(schedule: Sequence[tuple[int, int]], rows: int) -> str:
+    """Return the sizes, each with its first row, that a training of `rows` rows came to.
+
+    >>> schedule_text([(32, 0), (64, 100), (1024, 200)], 200)
+    '32, then 64'
+    """
+    return ", then ".join(size_text(size) for size, row in schedule if row < rows or not row)
+
+
 def sizes_text(sizes: Sequence[int]) -> str:
     """Return the sizes, or the first and the last of more than six.
 

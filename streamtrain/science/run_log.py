@@ -96,6 +96,16 @@ class Run:
         return sorted(added.union(sizes)) if added else sizes
 
     @property
+    def schedule(self) -> tuple[tuple[int, int], ...]:
+        """The minibatch sizes of a training, each with its first row; none for a sweep."""
+        if self.header.verb != "train":
+            return ()
+        if self.header.stages is not None:
+            return tuple((stage.batch_size, stage.first_row) for stage in self.header.stages)
+        given = self.header.config.get("train", {}).get("batch_schedule")
+        return tuple((size, row) for size, row in given or ((self.header.batch_sizes[0], 0),))
+
+    @property
     def has_holdout(self) -> bool:
         """True when rows were held out for evaluation."""
         return self.header.data.holdout_source != "none"

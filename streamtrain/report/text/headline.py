@@ -11,6 +11,7 @@ from streamtrain.report.number_format import (
     error_text,
     loss_text,
     rmse_text,
+    schedule_text,
     size_text,
     speed_text,
 )
@@ -32,7 +33,7 @@ def trained_sentence(analysis: Analysis) -> str:
     curves = [curve for trials in run.curves.values() for curve in trials.values()]
     rows = max((curve.rows[-1] for curve in curves if curve.rows), default=0)
     reason = next((curve.reason for curve in curves if curve.reason), "")
-    size = f"minibatch size {_sizes(run, cell.batch_size, rows)}"
+    size = f"minibatch size {schedule_text(run.schedule, rows)}"
     if cell.status in _ENDED_EARLY:
         why = f": {reason}" if reason else ""
         ending = f"after {rows:,} rows{why}"
@@ -51,15 +52,6 @@ def trained_sentence(analysis: Analysis) -> str:
     if rmse is not None:
         error = f"RMSE is {error_text(rmse)} (loss {loss_text(loss)})"
     return f"After {trained} the held-out {error}{share}{why}."
-
-
-def _sizes(run: Run, first: int, rows: int) -> str:
-    """Return the minibatch size, or the sizes of a schedule that started before row `rows`."""
-    if run.header.stages is not None:
-        schedule = [(stage.batch_size, stage.first_row) for stage in run.header.stages]
-    else:
-        schedule = run.header.config.get("train", {}).get("batch_schedule") or [(first, 0)]
-    return ", then ".join(size_text(size) for size, row in schedule if row < rows or not row)
 
 
 def _diverged_at(run: Run, curves: Sequence[Curve], last_rows: int) -> int:
