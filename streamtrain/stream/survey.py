@@ -30,8 +30,8 @@ _TILE_ROWS = 16_384
 _TYPICAL_ROWS = 64
 
 #: A held-out row is reported as an outlier when it makes more than this part of the best linear
-#: model's squared error, of at least this many rows.
-OUTLIER_SHARE, FEWEST_WITH_OUTLIER = 0.1, 500
+#: model's squared error, and as much as this many rows that have the mean error.
+OUTLIER_SHARE, OUTLIER_ROWS = 0.1, 50
 
 #: Spans that are summed at the same time, each on a thread.
 _SUMMING_THREADS = 2
@@ -327,7 +327,8 @@ def _outlier(
 ) -> Outlier | None:
     """The row with the largest of the squared `errors`, where it has a large part in their sum."""
     worst, total = int(np.argmax(errors)), float(np.sum(errors))
-    if len(rows) < FEWEST_WITH_OUTLIER or not errors[worst] > OUTLIER_SHARE * total:
+    least = max(OUTLIER_SHARE, OUTLIER_ROWS / len(rows))
+    if len(rows) < 2 or not errors[worst] > least * total:
         return None
     others = np.delete(rows, worst, axis=0)
     sd, distance = others.std(axis=0), np.abs(rows[worst] - others.mean(axis=0))
