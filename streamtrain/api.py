@@ -142,7 +142,7 @@ def run_sweep(
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
         metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner(
-            "sweep", config.cluster, out, client=client, notify=on_note, secrets=secrets
+            "sweep", config, out, client=client, notify=on_note, secrets=secrets
         ) as runner:
             sweep_records(config, run.log, metadata, saving, runner)
         with naming_path(out, _ADVICE):
@@ -178,7 +178,7 @@ def run_train(
             )
         metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner(
-            "train", config.cluster, out, client=client, notify=on_note, secrets=secrets
+            "train", config, out, client=client, notify=on_note, secrets=secrets
         ) as runner:
             saving = run.saving(config, Interrupt(notify=on_note))
             trained = train_records(config, run.log, metadata, saving, runner)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.redact import NO_SECRETS, Secrets
-from streamtrain.config import ClusterConfig
+from streamtrain.config import AUTO, ClusterConfig, Config
+from streamtrain.errors import ConfigError
 from streamtrain.run.passes import PassRunner, run_pass
 
 
@@ -19,9 +20,30 @@ def is_wanted(config: ClusterConfig) -> bool:
     )
 
 
+def refuse_options(config: Config) -> None:
+    """Raise ConfigError for options that are for one machine."""
+    if config.data.on_bad_shard == "quarantine":
+        raise ConfigError(
+            "--on-bad-shard quarantine is for one machine: workers could step over different"
+            " rows. Leave out what `streamtrain verify` lists."
+        )
+    train = config.train
+    if train.max_time is not None:
+        raise ConfigError(
+            "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
+            " --max-rows."
+        )
+    if train.batch_schedule is not None or train.batch_size == AUTO:
+        flag = "--batch-schedule" if train.batch_schedule else "--batch-size auto"
+        raise ConfigError(
+            f"{flag} is for one machine: shares and lanes are parts of one minibatch size. Give"
+            " the rows of --batch-size on a cluster."
+        )
+
+
 def choose_runner(
     verb: Literal["sweep", "train"],
-    config: ClusterConfig,
+    config: Config,
     out: Path,
     *,
     client: Any = None,
@@ -32,11 +54,12 @@ def choose_runner(
 
     `client`: the caller's own `distributed.Client`, which takes precedence over the config.
     `notify` receives messages for the user. `secrets` are hidden in Dask's report. Entering
-    raises ConfigError, ResourceError.
+    raises ConfigError, ResourceError; what is for one machine is refused before that.
     """
-    if client is None and not is_wanted(config):
+    if client is None and not is_wanted(config.cluster):
         return nullcontext(run_pass)
+    refuse_options(config)
     # Most runs have no cluster, and need not wait for what belongs to one.
     from streamtrain.cluster.runner import cluster_runner
 
-    return cluster_runner(verb, config, out, client, notify, secrets)
+    return cluster_runner(verb, config.cluster, out, client, notify, secrets)

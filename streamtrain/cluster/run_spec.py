@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamtrain.base.budget import RUNTIME_BYTES, default_limit_bytes
+from streamtrain.cluster.choice import refuse_options
 from streamtrain.cluster.packed_shards import PackedShards
-from streamtrain.config import AUTO, Config
-from streamtrain.errors import ConfigError, DataError
+from streamtrain.config import Config
+from streamtrain.errors import DataError
 from streamtrain.run.prepare import Prepared, open_data
 from streamtrain.run.shared_facts import RunFacts
 from streamtrain.storage.foreign.foreign_source import absolute_source
@@ -41,23 +42,7 @@ class RunSpec(RunFacts):
 
         Raises ConfigError for options whose outcome could differ between workers.
         """
-        if prepared.source.quarantine is not None:
-            raise ConfigError(
-                "--on-bad-shard quarantine is for one machine: workers could step over different"
-                " rows. Leave out what `streamtrain verify` lists."
-            )
-        if prepared.config.train.max_time is not None:
-            raise ConfigError(
-                "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
-                " --max-rows."
-            )
-        train = prepared.config.train
-        if train.batch_schedule is not None or train.batch_size == AUTO:
-            flag = "--batch-schedule" if train.batch_schedule else "--batch-size auto"
-            raise ConfigError(
-                f"{flag} is for one machine: shares and lanes are parts of one minibatch size. Give"
-                " the rows of --batch-size on a cluster."
-            )
+        refuse_options(prepared.config)
         config, dataset = prepared.config, prepared.source.dataset
         # the default window may depend on memory, and so on the worker
         order = config.order.model_copy(update={"window_rows": prepared.source.window_rows})

@@ -12,6 +12,7 @@ import pytest
 
 from streamtrain.bench.simulated_backend import SimulatedBackend, WorkerModel
 from streamtrain.cluster.backend import Failed
+from streamtrain.cluster.choice import choose_runner
 from streamtrain.cluster.run_spec import RunSpec, open_run
 from streamtrain.cluster.scheduling import Leases
 from streamtrain.cluster.sweep_pass import SweepPass, perform_slice
@@ -214,7 +215,7 @@ def test_learners_that_were_given_different_rows_are_found_out(prepared):
         sweep_pass._pass_record()
 
 
-def test_what_workers_cannot_agree_on_is_refused(data):
+def test_what_workers_cannot_agree_on_is_refused(data, tmp_path):
     flags = {**SWEEP, "max_time": "1s"}
     with pytest.raises(ConfigError, match="--max-time"):
         RunSpec.of(prepare(config_of(data, flags), learners=1, rates=1))
@@ -222,6 +223,9 @@ def test_what_workers_cannot_agree_on_is_refused(data):
         config = config_of(data, {**flag, "memory": "64MiB"})
         with pytest.raises(ConfigError, match=r"^--batch-s\w+( auto)? is for one machine"):
             RunSpec.of(prepare(config, learners=1, rates=1))
+        config = config_of(data, {**flag, "workers": "2"})
+        with pytest.raises(ConfigError, match="is for one machine"):
+            choose_runner("train", config, tmp_path)  # before the run has a record
     with pytest.raises(ConfigError, match="quarantine is for one machine"):
         RunSpec.of(
             prepare(config_of(data, {**SWEEP, "on_bad_shard": "quarantine"}), learners=1, rates=1)
