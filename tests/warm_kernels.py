@@ -11,7 +11,8 @@ import numpy as np
 
 from data_gen import generate
 from streamtrain.config import make_config
-from streamtrain.run.prepare import prepare, warm_up
+from streamtrain.run.prepare import prepare
+from streamtrain.run.warm_up import warm_up
 from streamtrain.storage.write.shuffled import LEAF_ROWS, permuted
 
 

@@ -14,8 +14,9 @@ from streamtrain.base.budget import default_readers
 from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positive
 from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.config import Config
-from streamtrain.run.prepare import TIMED_ROWS, Prepared, prepare, warm_up
+from streamtrain.run.prepare import TIMED_ROWS, Prepared, prepare
 from streamtrain.run.sweep_plan import bench_sizes
+from streamtrain.run.warm_up import warm_up
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.engine import Engine

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamtrain.base.units import parse_count
+from streamtrain.base.words import plural
 from streamtrain.cli.config_layers import Layer, Setting, kept_layer
 from streamtrain.config import AUTO, RESOLVED, Config
 from streamtrain.errors import ConfigError, shown
-from streamtrain.records import stages_text
+from streamtrain.records import DataInfo, stages_text
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.training.batch_schedule import all_stages
 
@@ -103,6 +104,18 @@ def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
             f"{path.origin}: the sweep read {path.value}, which is not there any more. Name the"
             f" data: streamtrain train DATA --from {shlex.quote(run)}"
         )
+
+
+def changed_data_text(run: str, data: DataInfo) -> str:
+    """Return what to know where training reads other rows than the sweep read; empty where not."""
+    swept = _read_summary(run).data
+    if data.url != swept.url or swept.fingerprint in (None, data.fingerprint):
+        return ""
+    return shown(
+        f"warning: {data.url} is not what the sweep in {run} read: it had"
+        f" {plural(swept.num_rows or 0, 'row')} then, and has {data.num_rows or 0:,} now. The size"
+        " and the rate may not suit. [streamtrain sweep]"
+    )
 
 
 def _given_size(given: Layer) -> int | None:

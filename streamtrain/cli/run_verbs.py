@@ -12,12 +12,12 @@ from streamtrain.base.imports import importing_without_gc
 from streamtrain.base.redact import Secrets
 from streamtrain.base.words import plural
 from streamtrain.cli.flag_groups import Output, Sources, load_config
-from streamtrain.cli.from_sweep import taken_text
+from streamtrain.cli.from_sweep import changed_data_text, taken_text
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show, writing
 from streamtrain.config import RESOLVED, Config
 from streamtrain.errors import ConfigError, DataError, StreamTrainError
-from streamtrain.records import Emit, Record
+from streamtrain.records import Emit, Record, RunStarted
 from streamtrain.report.render import Drawing
 from streamtrain.types import Json
 
@@ -73,7 +73,9 @@ def run(
         run_verb = api.run_sweep if verb == "sweep" else api.run_train
         with (
             api.open_run(verb, config, out, resume) as directory,
-            _observer(directory.out, output, tensorboard=tensorboard) as directory.on_record,
+            _observer(
+                directory.out, output, tensorboard=tensorboard, from_run=from_run
+            ) as directory.on_record,
             _resume_hint(directory.out, report=report),
         ):
             result = run_verb(
@@ -110,8 +112,13 @@ def _command(config: Config) -> str:
 
 
 @contextmanager
-def _observer(folder: Path, output: Output, *, tensorboard: bool) -> Iterator[Emit]:
-    """Yield a function that shows each record as progress and, if asked for, in TensorBoard."""
+def _observer(
+    folder: Path, output: Output, *, tensorboard: bool, from_run: str | None
+) -> Iterator[Emit]:
+    """Yield a function that shows each record as progress and, if asked for, in TensorBoard.
+
+    It also warns where the data are not those of the sweep in `from_run`.
+    """
     mode = "none" if output.quiet else output.progress
     with ExitStack() as stack:
         observers = [stack.enter_context(progress(mode, verbose=output.verbose))]
@@ -127,6 +134,10 @@ def _observer(folder: Path, output: Output, *, tensorboard: bool) -> Iterator[Em
             observers.append(write_scalars)
 
         def on_record(record: Record) -> None:
+            if isinstance(record, RunStarted) and from_run is not None and not output.quiet:
+                text = changed_data_text(from_run, record.data)
+                if text:
+                    note(text)
             for observer in observers:
                 observer(record)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from streamtrain.cluster.run_spec import RunSpec, open_run
 from streamtrain.errors import DataError, StoreError, StreamTrainError
-from streamtrain.run.prepare import Prepared, warm_up
+from streamtrain.run.prepare import Prepared
+from streamtrain.run.warm_up import warm_up
 from streamtrain.storage.dataset import describe_shard
 from streamtrain.types import Dataset
 

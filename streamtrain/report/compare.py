@@ -57,6 +57,8 @@ def compare(a: Run, b: Run) -> Json:
     see `compare_wholes`.
     """
     shared = [size for size in a.batch_sizes if size in b.batch_sizes]
+    if a.stages != b.stages and max(len(a.stages), len(b.stages)) > 1:
+        shared = []  # figures of a size that changes are not those of its first size
     analysis_a, analysis_b = analyze(a), analyze(b)
     target = analysis_a.summary.target_loss
     cells_a = {cell.batch_size: cell for cell in analysis_a.cells}
@@ -172,7 +174,8 @@ def _table(document: Mapping[str, Any]) -> str:
     lines = [["batch", "rows/s", loss, time, "verdict"]]
     for cell in document["cells"]:
         changes = [change_text(cell[name]) for name in HEADLINES]
-        lines.append([size_text(cell["batch_size"]), *changes, cell["verdict"]])
+        size = document["wholes"][0]["sizes"] or size_text(cell["batch_size"])
+        lines.append([size, *changes, cell["verdict"]])
     size_width = max(len(line[0]) for line in lines)
     return _aligned([[line[0].rjust(size_width), *line[1:]] for line in lines])
 
@@ -190,9 +193,10 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     lines = []
     if document["sides"][0]["machine"] != document["sides"][1]["machine"]:
         lines.append("warning: the runs are of different machines: rows/s compares those too.")
-    for letter in "ab":
+    for letter, whole in zip("ab", document["wholes"], strict=True):
         if sizes := document[f"only_in_{letter}"]:
-            lines.append(f"only in {letter.upper()}: {', '.join(map(size_text, sizes))}")
+            text = whole["sizes"] or ", ".join(map(size_text, sizes))
+            lines.append(f"only in {letter.upper()}: {text}")
     return lines
 
 

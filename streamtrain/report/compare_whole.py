@@ -18,6 +18,7 @@ from streamtrain.report.number_format import (
     rmse_text,
     seconds_text,
     size_text,
+    stages_used,
     status_text,
     target_word,
 )
@@ -51,6 +52,7 @@ class Whole:
         trials: Trials that judge it.
         rows: The last row at which each of these trials that finished was evaluated.
         training_seconds: Seconds of training on these rows; n counts timing repeats.
+        sizes: The minibatch sizes of a training whose size changes; empty for others.
         lacks: Why the run has no held-out loss; empty where it has one.
     """
 
@@ -58,6 +60,7 @@ class Whole:
     trials: int = 0
     rows: int | None = None
     training_seconds: Figure = NOT_MEASURED
+    sizes: str = ""
     lacks: str = ""
 
 
@@ -148,6 +151,7 @@ def _whole(run: Run, cell: Cell | None) -> Whole:
         trials=len(cell.curves),
         rows=rows,
         training_seconds=measure(by_name["training_seconds"].values.values(), log=True),
+        sizes=stages_used(run.stages, rows or 0) if len(run.stages) > 1 else "",
         lacks=lacks,
     )
 
@@ -257,7 +261,7 @@ def _column(whole: Whole, target: float | None) -> list[str]:
         return [NOTHING] * 8
     cell = whole.cell
     return [
-        size_text(cell.batch_size),
+        whole.sizes or size_text(cell.batch_size),
         rate_text(cell.lr),
         NOTHING if whole.rows is None else format_count(whole.rows),
         str(whole.trials),

@@ -19,10 +19,11 @@ from streamtrain.cluster.choice import check_options, is_wanted
 from streamtrain.config import Config
 from streamtrain.plan.batch_sizes import rows_of_sizes
 from streamtrain.records import BatchStage, LadderInfo, UntilFlat, stages_text
-from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
 from streamtrain.run.timing import REPEATS, timing_seconds
+from streamtrain.run.warm_up import warm_up
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
 from streamtrain.training.batch_schedule import all_stages, most_sizes, with_sizes

@@ -1,9 +1,10 @@
 """How the report writes numbers: the table, the Markdown and the page print the same digits."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from streamtrain.records import BatchStage
 from streamtrain.science.intervals import Estimate
 
 NOTHING = "–"
@@ -51,6 +52,17 @@ def size_text(batch_size: int) -> str:
     '65,536'
     """
     return f"{batch_size:,}"
+
+
+def stages_used(stages: Iterable[BatchStage], rows: int) -> str:
+    """Return the sizes that a training of `rows` rows came to.
+
+    >>> sizes = {0: 32, 100: 64, 200: 1024}
+    >>> stages_used([BatchStage(first_row=row, batch_size=sizes[row]) for row in sizes], 200)
+    '32, then 64'
+    """
+    used = (stage for stage in stages if stage.first_row < rows or not stage.first_row)
+    return ", then ".join(size_text(stage.batch_size) for stage in used)
 
 
 def sizes_text(sizes: Sequence[int]) -> str:

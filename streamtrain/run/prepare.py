@@ -6,14 +6,13 @@ engine, and where a pass ends.
 
 import logging
 import math
-import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import chain, count
 
 import numpy as np
 
-from streamtrain.base.budget import Budget, reset_peak_rss, rss_bytes
+from streamtrain.base.budget import Budget
 from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
 from streamtrain.config import Config, TrainConfig
@@ -43,19 +42,16 @@ from streamtrain.stream.survey import (
     standardized,
     take_survey,
 )
-from streamtrain.stream.window import shuffle_few_rows
 from streamtrain.training.batch_schedule import Stage
-from streamtrain.training.engine import PART_ROWS, AccumulatingEngine, Engine
+from streamtrain.training.engine import PART_ROWS, AccumulatingEngine
 from streamtrain.training.engine_choice import (
     ENGINES,
-    check_engine,
     choose_engine,
     make_model,
 )
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
-from streamtrain.training.fused_engine import gradient_slots, one_blas_thread
+from streamtrain.training.fused_engine import gradient_slots
 from streamtrain.training.learner import Learner
-from streamtrain.training.memory_errors import is_out_of_memory
 from streamtrain.training.model import Model, initial_parameters
 from streamtrain.training.until_flat import limits_until_flat
 from streamtrain.types import Dataset, Json, Standardization
@@ -341,45 +337,6 @@ def _fixed_bytes(
     evaluation = 8 * width * evaluation_rows
     timed_block = _FLOAT32_BYTES * width * TIMED_ROWS
     return training + checkpoint + partial_gradients + activations + evaluation + timed_block
-
-
-def warm_up(
-    prepared: Prepared, sizes: tuple[int, ...] = (), rates: tuple[float, ...] = (1e-9,)
-) -> tuple[float, int]:
-    """Compile or load every kernel that the run will use, on a few rows.
-
-    Returns the seconds that it took and the resident bytes after it. The peak of resident memory is
-    reset, so that what the compiler needs does not count as memory of the run, and no timed region
-    includes compilation. `sizes` and `rates` are the batch sizes and learning rates of the run: the
-    torch engine compiles a step for each size where that pays.
-    """
-    started = time.perf_counter()
-    take_few_steps(prepared, sizes, rates)
-    reset_peak_rss()
-    return time.perf_counter() - started, rss_bytes()
-
-
-def take_few_steps(prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...]) -> None:
-    """Compile or load the kernels of a run, as `warm_up` does, and leave the peak of memory."""
-    num_rows = shuffle_few_rows(prepared.source)
-    # zeros instead of the rows just read, all of which the null policy may have dropped
-    rows = np.zeros((num_rows, prepared.source.num_columns), dtype=np.float32)
-    with one_blas_thread():
-        for size in sizes or (len(rows),):
-            try:
-                _use_engine(prepared.learner(size, rates, 0).engine, rows)
-            except (MemoryError, RuntimeError) as error:
-                # The learner of this size ends with that outcome, without affecting the others.
-                if not is_out_of_memory(error):
-                    raise
-
-
-def _use_engine(engine: Engine, rows: np.ndarray) -> None:
-    """Train and evaluate a few rows."""
-    check_engine(engine)
-    engine.advance(rows, 0, len(rows))
-    engine.finish_epoch()
-    engine.evaluate(rows)
 
 
 def _last_epoch(train: TrainConfig, epoch_rows: int, limits: UntilFlat | None) -> int | None:

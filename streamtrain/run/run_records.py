@@ -15,7 +15,8 @@ from streamtrain.records import (
     RunStarted,
     stages_text,
 )
-from streamtrain.run.prepare import Prepared, warm_up
+from streamtrain.run.prepare import Prepared
+from streamtrain.run.warm_up import warm_up
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.types import Json
 

@@ -30,13 +30,14 @@ from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
 from streamtrain.run.measure import measure_sweep, with_reserve
 from streamtrain.run.passes import PassRunner, run_pass
-from streamtrain.run.prepare import Prepared, take_few_steps
+from streamtrain.run.prepare import Prepared
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.sweep_plan import (
     plan_sweep,
     sweep_rules,
 )
 from streamtrain.run.timing import REPEATS, measure_throughput
+from streamtrain.run.warm_up import take_few_steps
 from streamtrain.science.ladder import (
     choose_contest,
     last_selection,

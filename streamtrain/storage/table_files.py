@@ -18,7 +18,7 @@ from streamtrain.storage.locate import LIST_SUFFIX, locate, read_list
 from streamtrain.storage.remote.filesystem import open_filesystem, web_mark
 from streamtrain.storage.remote.remote_file import as_store_error
 from streamtrain.storage.remote.store_options import take_query
-from streamtrain.storage.remote.urls import is_remote, is_web, normal_url, split
+from streamtrain.storage.remote.urls import absolute_path, is_remote, is_web, normal_url, split
 from streamtrain.types import LOCAL, Storage
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".lz4")
@@ -122,7 +122,7 @@ def stamp(url: str, storage: Storage = LOCAL) -> list[object]:
         return [url, info.size, info.mtime_ns]
     if not os.path.isdir(url):
         status = os.stat(url)
-        return [os.path.abspath(url), status.st_size, status.st_mtime_ns]
+        return [absolute_path(url), status.st_size, status.st_mtime_ns]
     files = sorted(file for file in Path(url).rglob("*") if file.is_file())
     return [url, *(stamp(str(file)) for file in files)]
 

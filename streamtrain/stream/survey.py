@@ -30,12 +30,15 @@ _TILE_ROWS = 16_384
 _TYPICAL_ROWS = 64
 
 #: A held-out row is reported as an outlier when it makes more than this part of the best linear
-#: model's squared error, of at least this many rows.
-OUTLIER_SHARE, FEWEST_WITH_OUTLIER = 0.1, 500
+#: model's squared error, and as much as this many rows that have the mean error.
+OUTLIER_SHARE, OUTLIER_ROWS = 0.1, 50
 
 #: A value of a training row is reported when it makes more than this part of the sum of squares of
 #: its column. (A choice: the largest hour of rain of a year of weather makes less.)
 FAR_SHARE = 0.5
+
+#: With fewer training rows, one value of a column with heavy tails often makes as much.
+FEWEST_FOR_FAR = 500
 
 #: Spans that are summed at the same time, each on a thread.
 _SUMMING_THREADS = 2
@@ -196,7 +199,7 @@ def far_value(survey: Survey, columns: Sequence[str]) -> str:
     It makes the standard deviation that all others are divided by, and steps of few rows that
     include it are far too long.
     """
-    if not len(survey.low) or survey.count < FEWEST_WITH_OUTLIER:
+    if not len(survey.low) or survey.count < FEWEST_FOR_FAR:
         return ""
     total = np.diag(survey.comoment)
     with np.errstate(all="ignore"):  # of values near the end of the range of floats
@@ -373,7 +376,8 @@ def _outlier(
 ) -> Outlier | None:
     """The row with the largest of the squared `errors`, where it has a large part in their sum."""
     worst, total = int(np.argmax(errors)), float(np.sum(errors))
-    if len(rows) < FEWEST_WITH_OUTLIER or not errors[worst] > OUTLIER_SHARE * total:
+    least = max(OUTLIER_SHARE, OUTLIER_ROWS / len(rows))
+    if len(rows) < 2 or not errors[worst] > least * total:
         return None
     others = np.delete(rows, worst, axis=0)
     sd, distance = others.std(axis=0), np.abs(rows[worst] - others.mean(axis=0))

@@ -50,9 +50,12 @@ def evaluation_rows(first_row: int, last_row: int) -> Iterator[int]:
         yield last_row
 
 
-def is_divergent(loss: float) -> bool:
-    """Return True for a loss above `DIVERGED_LOSS`, infinity and NaN included."""
-    return not loss <= DIVERGED_LOSS
+def is_divergent(loss: float, constant_loss: float = 1.0) -> bool:
+    """Return True for a loss above `DIVERGED_LOSS` times the constant's, infinity and NaN included.
+
+    The best constant has the loss 1, or far more where a held-out row is an outlier.
+    """
+    return not loss <= DIVERGED_LOSS * max(1.0, constant_loss)
 
 
 class Learner:
@@ -202,10 +205,16 @@ class Learner:
         if self._evaluated_at != (self.rows, self.engine.steps):
             yield from self._evaluate()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
-            if is_divergent(loss):
+            if is_divergent(loss, self._constant_loss()):
                 yield self._ended(lr, "diverged", f"loss {loss:.3g} after {self.rows:,} rows")
             else:
                 yield self._ended(lr, "finished", self._reason_of_end)
+
+    def _constant_loss(self) -> float:
+        """The loss of always predicting the mean of the rows that the loss is judged on."""
+        if self._holdout is None:
+            return 1.0
+        return float(np.var(self._holdout[:, -1], dtype=np.float64)) * self._loss_scale
 
     def report_failure(self, outcome: Outcome, reason: str) -> Iterator[ReplicaEnded]:
         """Yield `outcome` for each replica of a learner that failed or ran out of memory."""

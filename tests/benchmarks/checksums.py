@@ -31,7 +31,8 @@ from streamtrain.base.budget import default_readers
 from streamtrain.base.units import parse_count
 from streamtrain.config import make_config
 from streamtrain.kernels.page_headers import CRC, read_page_headers
-from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.prepare import Prepared, prepare
+from streamtrain.run.warm_up import warm_up
 from streamtrain.science.intervals import Estimate, paired_ratio
 from streamtrain.storage.parquet import fast_pages
 from streamtrain.stream.block import Block

@@ -27,7 +27,8 @@ import yaml
 
 from streamtrain.config import make_config
 from streamtrain.report.run_files import read_records
-from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.prepare import Prepared, prepare
+from streamtrain.run.warm_up import warm_up
 from streamtrain.science.contest import levels
 from streamtrain.science.ladder import SIZE_STEP
 from streamtrain.science.run_log import Run, collect

@@ -39,7 +39,8 @@ from streamtrain.config.load import flag_values, merge
 from streamtrain.plan.batch_sizes import largest_size
 from streamtrain.records import BatchStage, GrowthTried
 from streamtrain.report.run_files import read_records
-from streamtrain.run.prepare import Prepared, prepare, warm_up
+from streamtrain.run.prepare import Prepared, prepare
+from streamtrain.run.warm_up import warm_up
 from streamtrain.science.crossing import smallest_target
 from tests.benchmarks.contestants import (
     Contestant,

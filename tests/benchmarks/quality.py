@@ -104,7 +104,8 @@ def _streamtrain(
     import data_gen
     from streamtrain.config import make_config
     from streamtrain.run.passes import run_pass
-    from streamtrain.run.prepare import prepare, warm_up
+    from streamtrain.run.prepare import prepare
+    from streamtrain.run.warm_up import warm_up
     from streamtrain.stream.fetch import FetchStats
     from streamtrain.training.batch_schedule import later_stages
     from streamtrain.training.compute_pool import ComputePool

@@ -1,6 +1,7 @@
 """`train --from RUN` trains what a sweep recommends, and says what it took."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -213,3 +214,17 @@ def test_the_config_that_a_run_keeps_finds_its_data_from_another_folder(
     said = command("train", "-c", "config.resolved.yaml", "--out", "again", "--no-report", "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out)["data"]["url"] == f"{tmp_path}/data"
+
+
+def test_data_that_changed_since_the_sweep_are_named(command, swept, tmp_path):
+    said = command("train", "--from", "a sweep", "--out", "same", "--max-rows", "64", "--no-report")
+    assert "is not what the sweep" not in said.err
+    shutil.rmtree(tmp_path / "data")
+    data_gen.generate(tmp_path / "data", kind="linear", rows=10_000, span_rows=4096, seed=1)
+    words = ("train", "--from", "a sweep", "--max-rows", "64", "--no-report")
+    said = command(*words, "--out", "other")
+    assert said.code == 0, said.err
+    assert "not what the sweep in a sweep read: it had 20,000 rows then, and has 10,000" in said.err
+    assert "is not what" not in command(*words, "--quiet", "--out", "quiet").err
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert "is not what" not in command(*words, "moved", "--out", "named").err

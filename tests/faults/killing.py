@@ -22,7 +22,8 @@ import torch
 from streamtrain import api
 from streamtrain.base import atomic_files as files
 from streamtrain.config import make_config
-from streamtrain.run.prepare import prepare, warm_up
+from streamtrain.run.prepare import prepare
+from streamtrain.run.warm_up import warm_up
 from streamtrain.training import checkpointing
 from tests.faults.run_output import left_over, timeless_records, weights
 from tests.run.whole_runs import run_sweep, run_train

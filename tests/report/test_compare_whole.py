@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from streamtrain.records import BatchStage
 from streamtrain.report.compare import compare, render_comparison
 from streamtrain.report.compare_whole import WHOLE_FIGURES, incomparable
 from streamtrain.report.summary import analyze
@@ -185,6 +186,27 @@ def test_a_run_without_a_loss_is_not_compared_and_the_answer_says_why(b, why):
     assert document["whole"]["holdout_loss"]["verdict"] == "missing"
     render_comparison(document, ("a", "b"))
     json.dumps(document, allow_nan=False)
+
+
+def scheduled(run: Run, *sizes: tuple[int, int]) -> Run:
+    stages = tuple(BatchStage(first_row=row, batch_size=size) for size, row in sizes)
+    run.header = replace(run.header, stages=stages)
+    return run
+
+
+def test_a_training_whose_size_changes_is_not_one_of_its_first_size():
+    grown = scheduled(one_trained(64), (64, 0), (128, 10**6), (256, 10**9))
+    for pair in ((grown, one_trained(64)), (one_trained(64), grown)):
+        document = compare(*pair)
+        assert document["cells"] == []
+        text = render_comparison(document, ("a", "b"))
+        assert re.search(r"^minibatch size .*64, then 128( |$)", text, re.MULTILINE) is not None
+        assert {"only in A: 64", "only in A: 64, then 128"} & set(text.splitlines())
+    twice = compare(grown, grown)
+    assert [cell["batch_size"] for cell in twice["cells"]] == [64]
+    assert "\n64, then 128  " in render_comparison(twice, ("a", "b"))
+    constant = scheduled(one_trained(64), (64, 0))  # `auto` for few rows
+    assert len(compare(constant, one_trained(64))["cells"]) == 1
 
 
 def test_the_text_starts_with_the_answer_and_has_both_runs_in_one_table():

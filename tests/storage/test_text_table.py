@@ -455,6 +455,18 @@ def test_a_compressed_table_is_read_to_its_end_or_refused(tmp_path, suffix):
             read(tmp_path, whole[:size], f"cut.csv{suffix}")
 
 
+@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+def test_a_later_member_that_is_damaged_is_no_end(tmp_path, suffix):
+    first, second = (COMPRESS[suffix](rows) for rows in (b"a,y\n1,2\n3,4\n", b"5,6\n7,8\n"))
+    name = f"t.csv{suffix}"
+    rows = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]
+    for padding in (b"", bytes(4), bytes(2 << 20)):
+        assert read(tmp_path, first + padding + second + padding, name) == rows
+    for damaged in (b"\x01" + second[1:], second[:-1], b"garbage"):
+        with pytest.raises(DataError, match=f"damaged or cut off .* Copy {name} again"):
+            read(tmp_path, first + damaged, name)
+
+
 @pytest.mark.parametrize(
     "head", [",2019,2020,2022", '"","142.24","144.78","147.32"', "\t0\t1\t2"], ids=["p", "R", "t"]
 )

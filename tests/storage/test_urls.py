@@ -1,10 +1,13 @@
 """Paths and URLs as text."""
 
+import os
+
 import pytest
 
 import streamtrain
 from streamtrain.errors import ConfigError
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.storage.remote.urls import normal_url
 from streamtrain.storage.verify import verify
 
@@ -23,6 +26,21 @@ from .layouts import numbers, write_parquet
 )
 def test_the_url_of_a_local_file_is_its_path(url, path):
     assert normal_url(url) == path
+
+
+def test_the_folder_above_a_link_is_that_of_its_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/b", "c"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "c" / "link").symlink_to(tmp_path / "a" / "b")
+    (tmp_path / "d").symlink_to(tmp_path / "a")
+    for source in ("c/link/../t.csv", "c/link/./../t.csv", f"{tmp_path}/c/link/../t.csv"):
+        assert normal_url(source) == f"{tmp_path}/a/t.csv"
+        assert absolute_source(f"duckdb:{source}?table=t") == f"duckdb:{tmp_path}/a/t.csv?table=t"
+    assert normal_url("c/link/..") == f"{tmp_path}/a"
+    # other paths keep their links, and names that begin with dots are names
+    for source, path in [("d/b/../t.csv", "d/t.csv"), ("d/..t", "d/..t"), ("../x", "../x")]:
+        assert normal_url(source) == os.path.normpath(tmp_path / path)
 
 
 @pytest.mark.parametrize("url", ["file://host/a", "file://a", "file://"])

@@ -107,10 +107,20 @@ def test_a_column_that_is_constant_elsewhere_has_no_deviation_to_count_in():
     assert (outlier.column, outlier.value, outlier.deviations) == ("rain", 500.0, None)
 
 
+@pytest.mark.parametrize("rows", [51, 400])
+def test_an_outlier_among_few_rows_is_named(rows):
+    holdout = made_rows(rows, seed=1)
+    holdout[7, -1] = 1e12
+    survey = survey_of(made_rows(4000, seed=2), holdout)
+    outlier = baselines(survey, holdout, ("temp", "rain", "y")).outlier
+    assert (outlier.column, outlier.value) == ("y", 1e12)
+
+
 @pytest.mark.parametrize("heavy", [False, True])
-def test_ordinary_rows_have_no_outlier(heavy):
+@pytest.mark.parametrize("rows", [1, 60, 200, 1000])
+def test_ordinary_rows_have_no_outlier(heavy, rows):
     for seed in range(20):
-        holdout = made_rows(1000, seed=2 * seed, heavy=heavy)
+        holdout = made_rows(rows, seed=2 * seed, heavy=heavy)
         survey = survey_of(made_rows(4000, seed=2 * seed + 1, heavy=heavy), holdout)
         assert baselines(survey, holdout, ("temp", "rain", "y")).outlier is None
 

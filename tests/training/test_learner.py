@@ -84,6 +84,24 @@ def test_a_finite_loss_beyond_the_limit_is_a_divergence(make_engine, monkeypatch
     assert outcomes == ["finished"] * len(RATES) + ["diverged"] * len(RATES)
 
 
+def test_a_loss_that_one_row_makes_is_no_divergence(make_engine):
+    """No model can learn the target of an outlier that is held out."""
+    rows = make_rows(320)
+    holdout = rows.copy()
+    holdout[7, -1] = 1e6
+    learner = Learner(
+        make_engine(),
+        trial=0,
+        first_row=16,
+        last_row=320,
+        holdout=holdout,
+        loss_scale=1.0,
+        target_sd=1.0,
+    )
+    records = [*learner.consume(rows, ends_epoch=True), *learner.finish()]
+    assert outcomes_of(records) == ["finished"] * len(RATES)
+
+
 def test_divergence_is_an_outcome(make_engine):
     rows = make_rows(3200)
     shape = Shape(widths=(4, 1), activation="relu")

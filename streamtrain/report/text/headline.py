@@ -13,6 +13,7 @@ from streamtrain.report.number_format import (
     rmse_text,
     size_text,
     speed_text,
+    stages_used,
 )
 from streamtrain.report.summary_parts import CellFigures, ModelLoss
 from streamtrain.science.intervals import value_of
@@ -32,7 +33,7 @@ def trained_sentence(analysis: Analysis) -> str:
     curves = [curve for trials in run.curves.values() for curve in trials.values()]
     rows = run.rows_reached
     reason = next((curve.reason for curve in curves if curve.reason), "")
-    size = f"minibatch size {_sizes(run, rows)}"
+    size = f"minibatch size {stages_used(run.stages, rows)}"
     if cell.status in _ENDED_EARLY:
         why = f": {reason}" if reason else ""
         ending = f"after {rows:,} rows{why}"
@@ -51,12 +52,6 @@ def trained_sentence(analysis: Analysis) -> str:
     if rmse is not None:
         error = f"RMSE is {error_text(rmse)} (loss {loss_text(loss)})"
     return f"After {trained} the held-out {error}{share}{why}."
-
-
-def _sizes(run: Run, rows: int) -> str:
-    """Return the minibatch size, or the sizes of a schedule that started before row `rows`."""
-    begun = (stage for stage in run.stages if stage.first_row < rows or not stage.first_row)
-    return ", then ".join(size_text(stage.batch_size) for stage in begun)
 
 
 def _diverged_at(run: Run, curves: Sequence[Curve], last_rows: int) -> int:

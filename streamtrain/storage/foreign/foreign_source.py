@@ -19,7 +19,7 @@ from streamtrain.storage.foreign.table_marks import (
 )
 from streamtrain.storage.remote.filesystem import file_size, list_files
 from streamtrain.storage.remote.store_options import take_query
-from streamtrain.storage.remote.urls import is_remote, normal_url
+from streamtrain.storage.remote.urls import absolute_path, is_remote, normal_url
 from streamtrain.types import LOCAL, Storage
 
 DUCKDB = "duckdb:"
@@ -88,7 +88,7 @@ def absolute_source(source: str) -> str:
     """
     if source.startswith(DUCKDB):
         path, mark, rest = source.removeprefix(DUCKDB).partition("?")
-        return f"{DUCKDB}{os.path.abspath(path)}{mark}{rest}"
+        return f"{DUCKDB}{absolute_path(path)}{mark}{rest}"
     path = normal_url(source)
     return source if is_remote(path) else path
 
@@ -143,7 +143,7 @@ def _database(source: str) -> ForeignSource:
     key, _, value = settings.partition("=")
     if not path or (settings and (key not in ("table", "query") or not value)):
         raise ConfigError(f"{shown(source)}: not of the form {_DUCKDB_FORM}.")
-    path = os.path.abspath(path)
+    path = absolute_path(path)
     return ForeignSource(
         kind="DuckDB",
         name=f"{DUCKDB}{path}{'?' if settings else ''}{settings}",

@@ -13,7 +13,7 @@ from typing import Literal, NoReturn
 
 from streamtrain.errors import DataError, shown
 from streamtrain.storage.remote.filesystem import is_folder, list_files
-from streamtrain.storage.remote.urls import is_remote, is_web
+from streamtrain.storage.remote.urls import absolute_path, is_remote, is_web
 from streamtrain.types import Storage
 
 TableFormat = Literal["Delta", "Iceberg", "Hudi"]
@@ -77,7 +77,7 @@ def refuse_local_tables(path: str, found: Sequence[str]) -> None:
 
     `found`: the files that the path means; links are looked at where they lead, too.
     """
-    path = os.path.abspath(path)
+    path = absolute_path(path)
     format_at = lru_cache(maxsize=None)(_local_format)  # neighbouring folders share their parents
 
     @cache

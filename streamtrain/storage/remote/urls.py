@@ -32,13 +32,28 @@ def normal_url(path: str | os.PathLike[str]) -> str:
     if path[: len(_FILE)].lower() == _FILE:
         path = _local_path(path)
     if not is_remote(path):
-        path = os.path.abspath(path)
+        path = absolute_path(path)
         refuse_other_encodings(path)
         return path
     scheme, _, rest = path.partition("://")
     url = f"{scheme.lower()}://{rest.strip('/')}"
     split(url)
     return url
+
+
+def absolute_path(path: str) -> str:
+    """Return a local path as absolute, without `..`, for the file that the system opens.
+
+    `..` after a symbolic link is the folder above the link's target, not the one with the link.
+    """
+    parts = path.split("/")
+    if ".." in parts:
+        names = len(parts) - parts[::-1].index("..")
+        above = "/".join(parts[:names])
+        folder = os.path.realpath(above)
+        if folder != os.path.realpath(os.path.abspath(above)):
+            return os.path.normpath("/".join([folder, *parts[names:]]))
+    return os.path.abspath(path)
 
 
 def _local_path(url: str) -> str:

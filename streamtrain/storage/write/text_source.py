@@ -7,7 +7,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from os.path import basename
 from typing import IO, Any
@@ -60,9 +60,9 @@ def open_bytes(path: str, storage: Storage) -> Iterator[IO[bytes] | Any]:
         if head.startswith(b"\x1f\x8b"):
             yield stack.enter_context(gzip.GzipFile(fileobj=raw))
         elif head.startswith(b"BZh"):
-            yield stack.enter_context(bz2.BZ2File(raw))
+            yield _Members(raw, bz2.BZ2Decompressor)
         elif head.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
-            yield stack.enter_context(lzma.LZMAFile(raw))
+            yield _Members(raw, lzma.LZMADecompressor)
         elif codec := _ARROW_CODECS.get(head[:4]):
             file = stack.enter_context(pa.PythonFile(raw, mode="r"))
             yield stack.enter_context(pa.CompressedInputStream(file, codec))
@@ -71,6 +71,38 @@ def open_bytes(path: str, storage: Storage) -> Iterator[IO[bytes] | Any]:
             yield stack.enter_context(archive.open(_only_member(path, archive)))
         else:
             yield raw
+
+
+class _Members:
+    """The decompressed bytes of a bzip2 or xz file: its members, with zeros after any of them.
+
+    The files of `bz2` and `lzma` end without an error where a later member does not begin as one.
+    """
+
+    def __init__(
+        self, raw: IO[bytes], new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+    ):
+        self._raw, self._new, self._member = raw, new, new()
+
+    def read(self, num_bytes: int) -> bytes:
+        """Return up to this many bytes, none at the end. Raises EOFError and LZMAError."""
+        while True:
+            content = b""
+            if self._member.eof:
+                content = self._member.unused_data.lstrip(b"\0")
+                while not content:
+                    if not (block := self._raw.read(_SEARCHED_BYTES)):
+                        return b""
+                    content = block.lstrip(b"\0")
+                self._member = self._new()
+            elif self._member.needs_input and not (content := self._raw.read(_SEARCHED_BYTES)):
+                raise EOFError("the end is missing")
+            try:
+                part = self._member.decompress(content, num_bytes)
+            except OSError as error:  # bz2, for data of no member
+                raise EOFError(str(error)) from error
+            if part:
+                return part
 
 
 def _only_member(path: str, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
