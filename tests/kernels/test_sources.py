@@ -10,30 +10,26 @@ import pytest
 from streamtrain import kernels
 from streamtrain.kernels.sources import SOURCES, hash_sources
 
-#: Prints the parameter after one step of SGD with learning rate 1 from 0 with gradient 1, and how
-#: many kernels came from the disk cache.
-STEP = """
+#: Prints eight rows after a shuffle, and how many kernels came from the disk cache.
+SHUFFLE = """
 import numpy as np
-from streamtrain.kernels.mlp import finish
-from streamtrain.kernels.updates import SGD
+from streamtrain.kernels.deal_rows import permute_rows
 
-parameters, moments = np.zeros(1, dtype=np.float32), np.zeros((2, 1), dtype=np.float32)
-gradient = np.ones((1, 1), dtype=np.float32)
-finish(parameters, gradient, moments, np.array([1, 0, 0, 0, 0]), SGD, 1.0, np.zeros(11))
-print(parameters[0], sum(finish.stats.cache_hits.values()))
+rows = np.arange(8, dtype=np.uint32).reshape(8, 1)
+permute_rows(rows, np.array([0, 8]), np.array([1], dtype=np.uint64))
+print(*rows[:, 0], sum(permute_rows.stats.cache_hits.values()))
 """
 
 
-@pytest.mark.early
 def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path):
     package = tmp_path / "streamtrain"
     shutil.copytree(
         Path(kernels.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__")
     )
 
-    def step() -> str:
+    def shuffle() -> list[int]:
         done = subprocess.run(
-            [sys.executable, "-c", STEP],
+            [sys.executable, "-c", SHUFFLE],
             cwd=tmp_path,
             env={"PYTHONPATH": "."},
             capture_output=True,
@@ -42,16 +38,19 @@ def test_an_edited_callee_in_another_file_is_compiled_anew(tmp_path):
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return [int(word) for word in done.stdout.split()]
 
-    assert step() == "-1.0 0"
-    assert step() == "-1.0 1", "from the disk cache"
-    updates = package / "kernels" / "updates.py"
-    source = updates.read_text(encoding="utf-8")
-    edited = source.replace("parameters[i] -= rate *", "parameters[i] += rate *")
+    *order, from_cache = shuffle()
+    assert sorted(order) == list(range(8))
+    assert from_cache == 0
+    assert shuffle() == [*order, 1], "from the disk cache"
+    callee = package / "kernels" / "permute.py"
+    source = callee.read_text(encoding="utf-8")
+    edited = source.replace("return np.int64(product >> uint64(32)), state", "return 0, state")
     assert edited != source
-    updates.write_text(edited, encoding="utf-8")
-    assert step() == "1.0 0", "compiled again, although the caller's file is unchanged"
+    callee.write_text(edited, encoding="utf-8")
+    # swapping each row with the first, from the last on, moves all by one place
+    assert shuffle() == [1, 2, 3, 4, 5, 6, 7, 0, 0], "the caller's own file is unchanged"
 
 
 def test_the_hash_is_of_names_and_contents(tmp_path):
