@@ -55,7 +55,8 @@ def test_200_million_rows_under_prlimit(tmp_path):
     assert records["pass"]["receipt"]["count"] == 200_000_000 - 131_072
 
 
-@pytest.mark.parametrize("format", ["parquet", pytest.param("zarr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["parquet", "zarr"])
 def test_open_chains_are_in_the_projection(tmp_path, format):
     """With windows of 32 Ki rows, eight row groups or chunks of 512 Ki rows are open at a time."""
     generate(tmp_path / "data", kind="linear", rows=2**22, span_rows=2**19, format=format)

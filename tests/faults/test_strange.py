@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.strange import CORPORA, open_all
+from tests.faults.strange import CORPORA, names_of, open_all
 from tests.forked import run_forked
 
 
@@ -22,7 +22,7 @@ def check_all(forked: ForkServerContext, format: str, folder: Path, *, every_ent
         f"{printed[-1:]}: the process ended with {child.code}: {child.err[-3000:]}"
     )
     results = {line[0]: line[1] for line in printed if len(line) == 2}
-    assert list(results) == list(CORPORA[format])
+    assert list(results) == names_of(format, every_entry=every_entry)
     assert {name: faults for name, faults in results.items() if faults} == {}
 
 

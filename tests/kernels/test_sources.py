@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from streamtrain import kernels
 from streamtrain.kernels.sources import SOURCES, hash_sources
 
