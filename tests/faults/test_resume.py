@@ -416,7 +416,7 @@ def test_a_terminal_that_closes_saves_the_run(forked, shards, tmp_path):
     """What cannot be shown any more is not an error."""
     master, slave = os.openpty()
     words = ["train", str(shards["parquet"]), "--holdout", "1000", "--hidden", "8", "--out", "out"]
-    words += ["--epochs", "400", "--memory", "64MiB", "--no-report", "--progress", "live"]
+    words += ["--epochs", "4000", "--memory", "64MiB", "--no-report", "--progress", "live"]
     process = forked.Process(target=_train_on_a_terminal, args=(os.ttyname(slave), tmp_path, words))
     process.start()
     while len(list_checkpoints(tmp_path / "out" / "checkpoints")) < 2:
