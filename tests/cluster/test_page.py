@@ -4,6 +4,7 @@ import json
 import shlex
 
 import dask
+import pytest
 
 from streamtrain.cli.main import run
 from streamtrain.cluster import runner
@@ -11,6 +12,7 @@ from streamtrain.cluster.connect import performance_report
 from tests.test_docs import DOCS, blocks
 
 
+@pytest.mark.slow
 def test_its_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "performance_report", performance_report)
