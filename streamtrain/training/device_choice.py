@@ -20,10 +20,10 @@ from streamtrain.training.engine_choice import (
     ENGINES,
     check_engine,
     choose_engine,
+    find_gpu,
     running,
     share_block,
 )
-from streamtrain.training.gpu_presence import is_cpu
 from streamtrain.training.model import Model, initial_parameters
 
 #: A run that the CPU trains in less time stays there: compiling for a GPU takes about that long.
@@ -55,14 +55,13 @@ def gpu_candidate(train: TrainConfig, model: Model) -> str | None:
 
     None where the options decide, or where there is no GPU.
     """
-    if train.device != "auto" or train.engine == "torch" or is_cpu(train.device):
+    if train.device != "auto" or train.engine == "torch":
+        return None
+    device = find_gpu(train.device)
+    if device is None or choose_engine(train, model)[0] != "fused":
         return None
     from streamtrain.training.cuda_fit import fits
-    from streamtrain.training.torch.device_feed import train_device
 
-    device = train_device(train.device)
-    if choose_engine(train, model)[0] != "fused":
-        return None
     if not fits(model, device):
         return "fused-cuda"
     return "torch" if train.engine == "auto" else None

@@ -60,7 +60,7 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     measure whether a GPU is faster (device_choice.py). Raises ConfigError, naming what is
     supported.
     """
-    device = _gpu(train.device)
+    device = find_gpu(train.device)
     if train.precision == "tf32" and (device is None or device.type != "cuda"):
         raise ConfigError(
             "train.precision tf32 needs a GPU; this run uses the CPU. Use float32, or --device"
@@ -99,7 +99,7 @@ def choose_engine(train: TrainConfig, model: Model) -> tuple[str, str]:
     return "fused", f"the faster one for perceptrons on the CPU{hint}"
 
 
-def _gpu(name: str) -> "torch.device | None":
+def find_gpu(name: str) -> "torch.device | None":
     """Return the device of `train.device`, or None where that is the CPU. Raises ConfigError."""
     if is_cpu(name):
         return None

@@ -204,8 +204,9 @@ class Learner:
         """Yield a last evaluation, unless one was made at this row, and then all outcomes."""
         if self._evaluated_at != (self.rows, self.engine.steps):
             yield from self._evaluate()
+        constant_loss = self._constant_loss()
         for lr, loss in zip(self.engine.learning_rates, self._last_losses, strict=True):
-            if is_divergent(loss, self._constant_loss()):
+            if is_divergent(loss, constant_loss):
                 yield self._ended(lr, "diverged", f"loss {loss:.3g} after {self.rows:,} rows")
             else:
                 yield self._ended(lr, "finished", self._reason_of_end)

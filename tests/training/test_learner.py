@@ -14,6 +14,18 @@ def outcomes_of(records) -> list[str]:
     return [record.outcome for record in records if isinstance(record, ReplicaEnded)]
 
 
+def make_learner(engine, holdout, last_row, *, target_sd=1.0) -> Learner:
+    return Learner(
+        engine,
+        trial=0,
+        first_row=16,
+        last_row=last_row,
+        holdout=holdout,
+        loss_scale=1.0,
+        target_sd=target_sd,
+    )
+
+
 def test_evaluation_points():
     assert list(evaluation_rows(1024, 5000)) == [0, 1024, 1448, 2048, 2896, 4096, 5000]
     assert list(evaluation_rows(1024, 10)) == [0, 10]
@@ -22,9 +34,7 @@ def test_evaluation_points():
 def test_learner_cuts_at_points_and_at_the_end_of_an_epoch(make_engine):
     rows = make_rows(100)
     engine = make_engine(batch_size=32)
-    learner = Learner(
-        engine, trial=0, first_row=16, last_row=150, holdout=rows, loss_scale=1.0, target_sd=2.0
-    )
+    learner = make_learner(engine, rows, 150, target_sd=2.0)
     records = [
         *learner.consume(rows[:60], ends_epoch=False),
         *learner.consume(rows[60:], ends_epoch=True),
@@ -57,9 +67,7 @@ def test_learner_cuts_at_points_and_at_the_end_of_an_epoch(make_engine):
 def test_an_epoch_whose_last_window_is_empty_ends_all_the_same(make_engine):
     """The null policy may drop all of its rows: the partly filled minibatch still gets its step."""
     rows, engine = make_rows(100), make_engine(batch_size=32)
-    learner = Learner(
-        engine, trial=0, first_row=16, last_row=1000, holdout=rows, loss_scale=1.0, target_sd=1.0
-    )
+    learner = make_learner(engine, rows, 1000)
     list(learner.consume(rows, ends_epoch=False))
     assert engine.steps == 3
     assert list(learner.consume(rows[:0], ends_epoch=True)) == []
@@ -71,15 +79,7 @@ def test_a_finite_loss_beyond_the_limit_is_a_divergence(make_engine, monkeypatch
     rows, outcomes = make_rows(320), []
     for limit in (1e6, 1e-6):
         monkeypatch.setattr("streamtrain.training.learner.DIVERGED_LOSS", limit)
-        learner = Learner(
-            make_engine(),
-            trial=0,
-            first_row=16,
-            last_row=320,
-            holdout=rows,
-            loss_scale=1.0,
-            target_sd=1.0,
-        )
+        learner = make_learner(make_engine(), rows, 320)
         outcomes += outcomes_of([*learner.consume(rows, ends_epoch=True), *learner.finish()])
     assert outcomes == ["finished"] * len(RATES) + ["diverged"] * len(RATES)
 
@@ -89,15 +89,7 @@ def test_a_loss_that_one_row_makes_is_no_divergence(make_engine):
     rows = make_rows(320)
     holdout = rows.copy()
     holdout[7, -1] = 1e6
-    learner = Learner(
-        make_engine(),
-        trial=0,
-        first_row=16,
-        last_row=320,
-        holdout=holdout,
-        loss_scale=1.0,
-        target_sd=1.0,
-    )
+    learner = make_learner(make_engine(), holdout, 320)
     records = [*learner.consume(rows, ends_epoch=True), *learner.finish()]
     assert outcomes_of(records) == ["finished"] * len(RATES)
 
@@ -112,9 +104,7 @@ def test_divergence_is_an_outcome(make_engine):
         (0.01, 50.0),
         TrainConfig(optimizer="sgd", device="cpu"),
     )
-    learner = Learner(
-        engine, trial=0, first_row=16, last_row=3200, holdout=rows, loss_scale=1.0, target_sd=1.0
-    )
+    learner = make_learner(engine, rows, 3200)
     records = [*learner.consume(rows, ends_epoch=True), *learner.finish()]
     assert outcomes_of(records) == ["finished", "diverged"]
     losses = [record.holdout_loss for record in records if isinstance(record, Evaluation)]
