@@ -35,7 +35,7 @@ def changed_column(
         return None
     place, before, after, row = found.groups()
     row = first_row + int(row)
-    refusal = f"the value in row {row:,} is of kind {after}, not {before} as in the rows before"
+    refusal = _refusal("the value", row, after, before)
     names = [name for name, path in paths.items() if f"/{'/'.join(path)}/".startswith(f"{place}/")]
     if not names:
         return None
@@ -81,10 +81,11 @@ def _texts(kinds: Mapping[str, tuple[int, Any]]) -> tuple[str, str]:
     """Return the kinds, and a sentence that shows the first value of the second kind."""
     (before, _), (after, (row, value)) = list(kinds.items())[:2]
     text = shown(json.dumps(value, ensure_ascii=False)[:40])
-    return (
-        " and ".join(kinds),
-        f"{text} in row {row:,} is of kind {after}, not {before} as in the rows before",
-    )
+    return " and ".join(kinds), _refusal(text, row, after, before)
+
+
+def _refusal(value: str, row: int, after: str, before: str) -> str:
+    return f"{value} in row {row:,} is of kind {after}, not {before} as in the rows before"
 
 
 def _replaced(value: Any, path: Path, mixed: Mapping[Path, tuple[str, str]]) -> Any:

@@ -50,19 +50,17 @@ def open_tables(
         return [with_null_numbers(_foreign_table(foreign, reading.datetime), reading)]
     paths, storage = find_files(source, storage)
     kind = kind_of(paths[0])
-    if kind == "CSV":
-        tables = [open_text_table(path, storage) for path in paths]
-        warn_of_partitions(normal_url(source), tables, is_parquet=False)
-        return tables
-    warn_of_flags(source, kind, reading)
-    if kind == "JSON lines":
-        tables = [open_json_table(path, storage) for path in paths]
-    elif kind == "Arrow":
-        tables = [_arrow_table(path, storage) for path in paths]
+    is_text = kind == "CSV"
+    if not is_text:
+        warn_of_flags(source, kind, reading)
+    openers = {"CSV": open_text_table, "JSON lines": open_json_table, "Arrow": _arrow_table}
+    if open_file := openers.get(kind):
+        tables = [open_file(path, storage) for path in paths]
     else:
         tables = [_shard_table(source, storage, bad_shards)]
     warn_of_partitions(normal_url(source), tables, is_parquet=False)
-    return [with_null_numbers(table, reading) for table in tables]
+    # text is read with all of `reading`
+    return tables if is_text else [with_null_numbers(table, reading) for table in tables]
 
 
 def _foreign_table(source: ForeignSource, datetime: Datetime | None) -> Table:

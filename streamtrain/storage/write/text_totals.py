@@ -87,7 +87,8 @@ def totals_warning(
     which = f"the last row ({rows - 1:,})" if number == 1 else f"the last {plural(number, 'row')}"
     cure = "Delete it" if number == 1 else "Delete them"
     if ends_with_row and path.lower().endswith(_PLAIN) and not is_remote(path):
-        copy = "{}-rows{}".format(*re.fullmatch(r"(.*)(\.\w+)", path, re.DOTALL).groups())  # pyright: ignore[reportOptionalMemberAccess]
+        stem, _, suffix = path.rpartition(".")
+        copy = f"{stem}-rows.{suffix}"
         command = " | ".join(["sed '$d' " + shlex.quote(path), *["sed '$d'"] * (number - 1)])
         cure += f" in a copy: {command} > {shlex.quote(copy)}"
     looks = "looks like one of totals" if number == 1 else "look like totals"
