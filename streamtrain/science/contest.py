@@ -268,6 +268,4 @@ def _shared_repeats(run: Run, sizes: Iterable[int]) -> set[int]:
     repeats = [run.step_seconds[size].keys() for size in sizes if run.step_seconds.get(size)]
     most = max(map(len, repeats), default=0)
     still_timed = [found for found in repeats if len(found) >= most - 1]
-    return {
-        repeat for repeat in next(iter(still_timed), ()) if all(repeat in f for f in still_timed)
-    }
+    return set[int]().union(*still_timed).intersection(*still_timed)

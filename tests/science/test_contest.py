@@ -145,6 +145,20 @@ def test_the_regret_bound_is_true_at_a_target_that_fresh_seeds_raised(make, swee
     assert settled >= sweeps / 2
 
 
+def add_losses(run, size, trial, losses):
+    """Add a curve that is evaluated at `POINTS`."""
+    steps = [math.ceil(row / size) for row in POINTS]
+    add_curve(
+        run,
+        batch_size=size,
+        lr=0.1,
+        trial=trial,
+        steps=steps,
+        losses=losses.tolist(),
+        rows=POINTS,
+    )
+
+
 def make_power_laws(rng, trials):
     """Losses that fall to a floor by a power of the rows, with noise of seed, size and evaluation.
 
@@ -159,16 +173,7 @@ def make_power_laws(rng, trials):
             floor = 0.05 * (1 + 0.1 * 0.25**position)
             fall = (1 + rows / (2000 * 1.5**position)) ** -0.8
             losses = (floor + 0.95 * fall) * np.exp(seed + own + rng.normal(0, 0.003, rows.size))
-            steps = [math.ceil(row / size) for row in POINTS]
-            add_curve(
-                run,
-                batch_size=size,
-                lr=0.1,
-                trial=trial,
-                steps=steps,
-                losses=losses.tolist(),
-                rows=POINTS,
-            )
+            add_losses(run, size, trial, losses)
     return run
 
 
@@ -187,16 +192,7 @@ def make_weak(rng, trials):
             fall = 0.055 * (1 + rows / (300 * 1.6**position)) ** -0.32
             noise = (0.0008 + 0.012 * fall) * rng.normal(0, 1, rows.size)
             losses = 0.944 + 0.006 * 0.35**position + fall + seed + rng.normal(0, 0.0007) + noise
-            steps = [math.ceil(row / size) for row in POINTS]
-            add_curve(
-                run,
-                batch_size=size,
-                lr=0.1,
-                trial=trial,
-                steps=steps,
-                losses=losses.tolist(),
-                rows=POINTS,
-            )
+            add_losses(run, size, trial, losses)
     return run
 
 
