@@ -144,7 +144,7 @@ def _num_rows(columns) -> Any:
     """Return the rows of a tuple of columns or a `Table`."""
 
 
-def _part(columns, c, start, count) -> Any:
+def column_part(columns, c, start, count) -> Any:
     """Return `count` values of column `c` from row `start` on."""
 
 
@@ -162,8 +162,8 @@ def _overload_num_rows(columns):
     return lambda columns: columns[0].shape[0]
 
 
-@overload(_part)
-def _overload_part(columns, c, start, count):
+@overload(column_part)
+def _overload_column_part(columns, c, start, count):
     if not isinstance(columns, types.BaseNamedTuple):
         return lambda columns, c, start, count: columns[c][start : start + count]
     like: Any = getattr(columns, "types")[2]  # noqa: B009 - Numba has no stub for it
@@ -227,7 +227,7 @@ def deal_columns(
         for row in range(rows):
             digest += mix(uint64(first_id + tile + row) * GOLDEN + receipt_key) * uint64(keep[row])
         for c in range(width):
-            column = _part(columns, c, tile, rows)
+            column = column_part(columns, c, tile, rows)
             out = values[c * tile_rows : (c + 1) * tile_rows]
             column_bits = _standardise(column, mean[c], scale[c], out)
             if not keep_all:
@@ -333,13 +333,13 @@ def deal(
         scale: As `mean`.
         receipt_key: Key of the digest, uint64.
     """
-    table = columns if len(columns) in UNROLLED else _table(columns)
+    table = columns if len(columns) in UNROLLED else as_table(columns)
     return deal_columns(
         table, skip, first_position, first_id, key, mask, cursors, block, mean, scale, receipt_key
     )
 
 
-def _table(columns):
+def as_table(columns):
     """Return columns of one type and layout as a `Table`, which does not keep them alive."""
     itemsize = columns[0].itemsize
     return Table(

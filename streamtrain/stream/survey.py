@@ -12,19 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from streamtrain.errors import DataError
+from streamtrain.kernels.span_sums import sum_span
 from streamtrain.records import Baseline, Outlier, ReferenceLoss
 from streamtrain.storage.column_choice import constants_text
 from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
-from streamtrain.stream.nulls import Columns, apply_null_policy, bad_values
+from streamtrain.stream.nulls import Columns, apply_null_policy, as_uniform_views, bad_values
 from streamtrain.stream.source import Source
 from streamtrain.types import Dataset, ScoredOn, Standardization
 
 #: A standard deviation below this fraction of the mean is rounding, not variation.
 CONSTANT_FRACTION = 1e-13
-
-#: Rows of a span that are summed together.
-_TILE_ROWS = 16_384
 
 #: Rows whose medians make the typical row that deviations are taken from.
 _TYPICAL_ROWS = 64
@@ -252,13 +250,12 @@ def _summarize_span(source: Source, number: int, columns: Columns) -> _SpanSumma
 
 
 def _moments(
-    columns: Sequence[np.ndarray], skip: np.ndarray
+    columns: Columns, skip: np.ndarray
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return count, mean, comoment (columns, columns), and low and high (columns,) of a span.
 
-    The rows at the positions `skip`, which are ascending, are left out and may have any values. The
-    span is summed tile by tile, so that the float64 copy stays in the cache. Deviations are taken
-    from a typical row, so that no sum of squares cancels.
+    The rows at the positions `skip`, which are ascending, are left out and may have any values.
+    Deviations are taken from a typical row, so that no sum of squares cancels.
     """
     num_columns, num_rows = len(columns), len(columns[0])
     count = num_rows - len(skip)
@@ -269,21 +266,7 @@ def _moments(
         return 0, nothing, np.zeros((num_columns, num_columns)), nothing, nothing
     # the median of a constant column is exactly its value
     typical = np.array([np.median(column[first_rows].astype(np.float64)) for column in columns])
-    sums = np.zeros(num_columns)
-    products = np.zeros((num_columns, num_columns))
-    low, high = np.zeros(num_columns), np.zeros(num_columns)  # of the typical row itself
-    tile = np.empty((num_columns, _TILE_ROWS))
-    for start in range(0, num_rows, _TILE_ROWS):
-        stop = min(start + _TILE_ROWS, num_rows)
-        deviations = tile[:, : stop - start]
-        for deviation, column, value in zip(deviations, columns, typical, strict=True):
-            np.subtract(column[start:stop], value, out=deviation, dtype=np.float64)
-        first, last = np.searchsorted(skip, (start, stop))
-        deviations[:, skip[first:last] - start] = 0.0
-        sums += deviations.sum(axis=1)
-        products += deviations @ deviations.T
-        np.minimum(low, deviations.min(axis=1), out=low)
-        np.maximum(high, deviations.max(axis=1), out=high)
+    sums, products, low, high = sum_span(as_uniform_views(columns), typical, skip)
     comoment = products - np.outer(sums, sums) / count
     return count, typical + sums / count, comoment, typical + low, typical + high
 
