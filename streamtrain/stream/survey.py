@@ -3,10 +3,10 @@
 It gives the held-out rows, the column statistics and the least-squares baseline.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +38,8 @@ FAR_SHARE = 0.5
 #: With fewer training rows, one value of a column with heavy tails often makes as much.
 FEWEST_FOR_FAR = 500
 
-#: Spans that are summed at the same time, each on a thread.
-_SUMMING_THREADS = 2
+#: Threads that read spans and sum them.
+_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -229,15 +229,27 @@ class _SpanSummary(NamedTuple):
 
 
 def _summarize_spans(source: Source) -> Iterator[_SpanSummary]:
-    """Yield the summaries of the spread spans, in order; spans are summed while one is read."""
-    pending: deque[Future[_SpanSummary]] = deque()
-    with ThreadPoolExecutor(_SUMMING_THREADS, thread_name_prefix="streamtrain-survey") as pool:
-        for number, columns in read_ascending(source, source.holdout.spread):
-            pending.append(pool.submit(_summarize_span, source, number, columns))
-            if len(pending) > _SUMMING_THREADS:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    """Yield the summaries of the spread spans, in order.
+
+    The spans of a unit follow one another on one thread, since the slices of a chain do.
+    """
+    spread = source.holdout.spread
+    units = [source.spans.unit_of(number) for number in map(int, spread)]
+    parts = np.split(spread, np.flatnonzero(np.diff(units)) + 1)
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="streamtrain-survey")
+    try:
+        for summaries in pool.map(partial(_summarize_part, source), parts):
+            yield from summaries
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _summarize_part(source: Source, numbers: np.ndarray) -> list[_SpanSummary]:
+    """Return the summaries of spans that are read in one pass."""
+    return [
+        _summarize_span(source, number, columns)
+        for number, columns in read_ascending(source, numbers)
+    ]
 
 
 def _summarize_span(source: Source, number: int, columns: Columns) -> _SpanSummary:
