@@ -111,11 +111,12 @@ def _streamtrain(
     from streamtrain.training.compute_pool import ComputePool
     from streamtrain.training.fused_engine import one_blas_thread
 
-    # The window is shorter than the run: half a million rows, from spans of the whole data set.
+    # The window is shorter than the run: 262,144 rows, from spans of the whole data set. With
+    # twice as many rows the first step waits longer, and more rows are needed.
     values = {
         "model": {"hidden": HIDDEN, "activation": options.activation},
         "eval": {"eval_rows": 4096},
-        "order": {"window_rows": 524_288},
+        "order": {"window_rows": 262_144},
         "train": {
             "batch_schedule": schedule,
             "lr": lr,
