@@ -140,12 +140,13 @@ def no_leaks() -> Iterator[None]:
     """
     threads, files = _threads(), _open_files()
     yield
-    deadline = time.monotonic() + 5
+    deadline, wait = time.monotonic() + 5, 0.01
     while (left := (_threads() - threads, _open_files() - files)) != (
         set(),
         set(),
     ) and time.monotonic() < deadline:
         gc.collect()
-        time.sleep(0.01)
+        time.sleep(wait)
+        wait = min(2 * wait, 0.2)
     assert not left[0], f"threads left behind: {left[0]}"
     assert not left[1], f"files left open: {left[1]}"
