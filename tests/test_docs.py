@@ -3,9 +3,10 @@
 After a change of the flags, write that table with `python -m tests.test_docs > docs/flags.md`.
 """
 
+import contextlib
+import io
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def test_every_code_block_of_a_page_runs_in_order(page, tmp_path, monkeypatch, c
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("STREAMTRAIN_FETCH__MEMORY", "1GiB")
     monkeypatch.setenv("STREAMTRAIN_TRAIN__COMPILE", "off")
+    monkeypatch.setenv("STREAMTRAIN_SWEEP__MEASURE", "none")  # tests/run measures after sweeps
     names: dict = {}
     ran = 0
     for language, code in blocks(page):
@@ -84,15 +86,12 @@ def known_flags():
         *(["config", verb] for verb in CONFIG_VERBS),
         *(["bench", verb] for verb in BENCH_VERBS),
     ]
-    code = f"from streamtrain.cli.main import run\nfor words in {verbs!r}: run([*words, '--help'])"
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200", "PATH": ""},
-    ).stdout
-    return set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", said)) | {"version", "help"}
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setenv("COLUMNS", "200")
+        for words in verbs:
+            assert run([*words, "--help"]) == 0
+    return set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", said.getvalue())) | {"version", "help"}
 
 
 def shown_default(field) -> str:

@@ -1,5 +1,6 @@
 """`train --from RUN` trains what a sweep recommends, and says what it took."""
 
+import contextlib
 import json
 import shutil
 
@@ -9,22 +10,37 @@ import yaml
 import data_gen
 from streamtrain.cli.config_layers import Setting
 from streamtrain.cli.from_sweep import refuse_moved
+from streamtrain.cli.main import run
 from streamtrain.errors import ConfigError
 
 SWEEP = ("--batch-sizes", "16,64", "--max-rows", "8192", "--trials", "2", "--lr-grid", "2")
 QUICK = ("--hidden", "4", "--memory", "1GiB", "--device", "cpu", "--no-report")
 
 
+@pytest.fixture(scope="module")
+def sweep_folder(tmp_path_factory):
+    """A folder with data and a sweep over them, whose target is a column of its own choice."""
+    folder = tmp_path_factory.mktemp("swept")
+    with contextlib.chdir(folder):
+        data_gen.generate(folder / "data", kind="linear", rows=20_000, span_rows=4096, seed=1)
+        code = run(
+            [
+                *("sweep", "data", "--target", "x3", "--set", "sweep.measure=none", "--no-confirm"),
+                *(*SWEEP, *QUICK, "--out", "a sweep", "--target-loss", "0.999", "--quiet"),
+            ]
+        )
+    assert code == 0
+    return folder
+
+
 @pytest.fixture
-def swept(command, tmp_path):
-    """The folder of a sweep whose target is a column of its own choice."""
-    data_gen.generate(tmp_path / "data", kind="linear", rows=20_000, span_rows=4096, seed=1)
-    said = command(
-        *("sweep", "data", "--target", "x3", "--set", "sweep.measure=none", "--no-confirm"),
-        *(*SWEEP, *QUICK, "--out", "a sweep", "--target-loss", "0.999", "--json"),
-    )
-    assert said.code == 0, said.err
-    return json.loads(said.out)
+def swept(sweep_folder, tmp_path):
+    """The summary of that sweep, of which the test has a copy in its own folder."""
+    shutil.copytree(sweep_folder, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "a sweep").iterdir():  # they name the data by the whole path
+        if path.suffix in (".json", ".jsonl", ".yaml"):
+            path.write_text(path.read_text().replace(str(sweep_folder), str(tmp_path)))
+    return json.loads((tmp_path / "a sweep" / "summary.json").read_text())
 
 
 def test_the_printed_command_trains_at_the_recommended_size_rate_and_rows(command, swept, tmp_path):

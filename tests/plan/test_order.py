@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from streamtrain.plan.holdout import SPREAD_SPANS, draw_holdout, holdout_rows
 from streamtrain.plan.order import (
@@ -19,6 +18,7 @@ from streamtrain.plan.order import (
 )
 from streamtrain.plan.spans import cut_spans
 from streamtrain.types import Shard
+from tests.chance import pvalue_of_equal
 
 
 def shard(*boundaries: int) -> Shard:
@@ -68,7 +68,7 @@ def test_sample_is_uniform():
     counts = np.zeros(20)
     for key in range(4000):
         counts[sample(20, 5, make_key(key))] += 1
-    assert chisquare(counts).pvalue > 1e-4
+    assert pvalue_of_equal(counts) > 1e-4
 
 
 @given(shards=shards, span_rows=st.integers(1, 400), window_rows=st.integers(8, 900))

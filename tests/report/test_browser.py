@@ -57,8 +57,8 @@ def browser(tmp_path_factory):
 def reports(tmp_path_factory):
     """Return the folder of a report by its name; it is written when first used.
 
-    Pictures are drawn for one report only, and the script of the page is made once, since they
-    take most of the time.
+    Pictures are left to test_write.py, and the script of the page is made once, since they take
+    most of the time.
     """
     made = {}
     with Drawing() as drawing:
@@ -71,8 +71,7 @@ def reports(tmp_path_factory):
         if name not in made:
             made[name] = tmp_path_factory.mktemp("report")
             with pytest.MonkeyPatch.context() as patch:
-                if name != "everything":
-                    patch.setattr(write, "Drawing", Scripted)
+                patch.setattr(write, "Drawing", Scripted)
                 write.write_report(RUNS[name](), made[name])
         return made[name]
 
@@ -109,7 +108,7 @@ def test_the_page_draws_without_a_request_or_a_complaint_and_shows_the_summary(
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_every_chart_of_a_whole_run_has_its_files_and_its_place(browser, reports):
+def test_every_chart_of_a_whole_run_has_its_place(browser, reports):
     out = reports("everything")
     with browser.page(out / "report.html") as page:
         placed = set(
@@ -123,13 +122,6 @@ def test_every_chart_of_a_whole_run_has_its_files_and_its_place(browser, reports
             )
         )
     assert placed | switched == set(NAMES)
-    assert {path.name for path in (out / "charts").iterdir()} == {
-        f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")
-    }
-    for path in (out / "charts").glob("*.svg"):
-        text = path.read_text()
-        assert len(re.findall(r"<path|<text", text)) > 5, path.name
-        assert "NaN" not in re.sub(r">[^<]*<", "><", text), path.name
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_a_drawing_that_is_not_asked_leaves_no_process():
 
 def test_processes_that_waited_too_long_are_started_again(cache):
     """They end by themselves, since a run may take days."""
+    render._keep_bundle(render._cache_file(), "script")
     charts = dict.fromkeys(("c", "a", "b"), CHART)
     with Drawing() as drawing:
         first = list(drawing._children)

@@ -13,31 +13,27 @@ import pytest
 from streamtrain.errors import DataError
 from streamtrain.report.axis import spread
 from streamtrain.report.chart_data import compact
+from streamtrain.report.charts import NAMES
 from streamtrain.report.run_files import read_records
 from streamtrain.report.write import write_report
-from tests.report.synthetic import make_records
+from tests.report.synthetic import make_records, with_measures
 
 SCRIPTED = "<script>alert(1)</script>"
-NAMES = (
-    "tradeoff",
-    "seconds_to_target",
-    "loss_by_rows",
-    "loss_by_steps",
-    "loss_by_seconds",
-    "frontier",
-    "throughput",
-    "parts",
-    "learning_rates",
-    "noise_scale",
-)
 CHARTS = {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The directory and the summary of a report with a diverged cell and hostile names."""
+    """The directory and the summary of a whole report: a diverged cell, hostile names, measures."""
     out = tmp_path_factory.mktemp("report")
-    records = make_records(outcomes={65536: "diverged"}, features=[SCRIPTED, "</script>", "b", "c"])
+    records = with_measures(
+        make_records(
+            trials=3,
+            target_loss=[0.05, 0.03],
+            outcomes={65536: "diverged"},
+            features=[SCRIPTED, "</script>", "b", "c"],
+        )
+    )
     return out, write_report(records, out)
 
 
@@ -51,6 +47,10 @@ def test_files_and_nothing_else(report):
         "charts",
     }
     assert {path.name for path in (out / "charts").iterdir()} == CHARTS
+    for path in (out / "charts").glob("*.svg"):
+        text = path.read_text()
+        assert len(re.findall(r"<path|<text", text)) > 5, path.name
+        assert "NaN" not in re.sub(r">[^<]*<", "><", text), path.name
     assert (out / "report.html").stat().st_size < 3e6
 
 

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from streamtrain.base.budget import peak_rss_bytes, reset_peak_rss, rss_bytes
 from streamtrain.errors import DataError, ResourceError
@@ -30,6 +29,7 @@ from streamtrain.storage.write.shuffled import (
 )
 from streamtrain.storage.write.tables import Piece
 from streamtrain.storage.write.writer import Layout
+from tests.chance import pvalue_of_equal
 from tests.forked import run_forked
 from tests.kernels.test_deal_rows import bucket_of, fisher_yates
 
@@ -109,7 +109,7 @@ def test_every_permutation_is_equally_likely(
         found = tuple(order(4, make_key(seed, INGEST), memory, tmp_path, 2))
         seen[found] = seen.get(found, 0) + 1
     assert len(seen) == 24
-    assert chisquare([*seen.values()]).pvalue > 1e-4
+    assert pvalue_of_equal([*seen.values()]) > 1e-4
 
 
 def test_each_row_is_equally_likely_at_each_place(small_leaves: int, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 import torch
-import torch._dynamo
 
 from streamtrain.training.model import Shape
 from streamtrain.training.torch import cuda_graphs, torch_engine
@@ -40,7 +39,9 @@ def replaying(**options):
 def few_recompilations(monkeypatch):
     """Let torch compile one code object twice instead of eight times, without code generation."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    with torch._dynamo.config.patch(recompile_limit=2):
+    from torch._dynamo import config  # takes a second to import
+
+    with config.patch(recompile_limit=2):
         yield
 
 
