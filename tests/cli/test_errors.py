@@ -58,6 +58,18 @@ def good(tmp_path):
         pytest.param("generate g --rows 1x", 2, "--rows", id="bad count"),
         pytest.param("report good.parquet", 2, "events.jsonl", id="not a run"),
         pytest.param("config validate absent.yaml", 2, "absent.yaml", id="no such config"),
+        pytest.param(
+            "train good.parquet --epochs 0.0003",
+            2,
+            "train.epochs is 0.0003, which of 1,600 training rows is none",
+            id="less than a row",
+        ),
+        pytest.param(
+            "sweep good.parquet --epochs 0.0003",
+            2,
+            "train.epochs is 0.0003, which of 1,600 training rows is none",
+            id="less than a row for a sweep",
+        ),
         pytest.param("sweep absent.parquet", 3, "absent.parquet", id="no such data"),
         pytest.param(
             "predict good.parquet good.parquet",
