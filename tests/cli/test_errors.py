@@ -55,6 +55,12 @@ def good(tmp_path):
         pytest.param("sweep good.parquet --lr", 2, "--lr requires an argument", id="no value"),
         pytest.param("sweep good.parquet other.parquet", 2, "other.parquet", id="two data sets"),
         pytest.param("sweep", 2, "sweep needs DATA", id="no data"),
+        pytest.param(
+            "sweep --resume absent",
+            2,
+            "--resume absent: absent/config.resolved.yaml is missing",
+            id="no such run",
+        ),
         pytest.param("generate g --rows 1x", 2, "--rows", id="bad count"),
         pytest.param("report good.parquet", 2, "events.jsonl", id="not a run"),
         pytest.param("config validate absent.yaml", 2, "absent.yaml", id="no such config"),
