@@ -9,6 +9,7 @@ import warnings
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from streamtrain import api
 from streamtrain.errors import CheckFailed, ConfigError, DataError, ResourceError, StreamTrainError
@@ -122,6 +123,19 @@ def wrapped(cause):
     return error
 
 
+def in_a_schema():
+    """Return what pydantic makes of a Ctrl-C while it builds the validator of a class."""
+
+    class Interrupted:
+        def __repr__(self):
+            raise KeyboardInterrupt
+
+    schema = core_schema.union_schema([core_schema.literal_schema([Interrupted()])] * 2)
+    with pytest.raises(SchemaError) as caught:
+        SchemaValidator(schema)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
@@ -162,6 +176,7 @@ def wrapped(cause):
         pytest.param(
             wrapped(KeyboardInterrupt()), 130, "interrupted", id="ctrl-c while a class is made"
         ),
+        pytest.param(in_a_schema(), 130, "interrupted", id="ctrl-c while a class is checked"),
         pytest.param(
             ZeroDivisionError("by zero"),
             1,
