@@ -93,12 +93,11 @@ def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
     if run is None or path is None or is_remote(path.value):
         return
     # imports pyarrow, which `config show` can do without
-    from streamtrain.storage.foreign.foreign_source import DUCKDB
+    from streamtrain.storage.foreign.foreign_source import split_database
     from streamtrain.storage.foreign.table_marks import split_version
 
-    place = path.value
-    if place.startswith(DUCKDB):
-        place = place.removeprefix(DUCKDB).partition("?")[0]
+    database = split_database(path.value)
+    place = path.value if database is None else database[0]
     table, version = split_version(place)
     if version is not None and os.path.exists(table):
         return
