@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -44,6 +44,9 @@ class Regressor(RegressorMixin, BaseEstimator):
     training continues until the loss on them is flat; with one of them nothing is held out. So
     score on other rows. `random_state` determines weights, row order and hold-out; `threads` and
     `readers`, the threads that compute and that read, change no result.
+
+    `X` may have NaN where `on_null` is `impute`, which means the mean of the column, or `drop`,
+    which leaves out such rows in `fit`.
 
     Every row has the same weight: there is no `sample_weight`, because steps, hold-out and stopping
     rule are means over rows.
@@ -112,7 +115,16 @@ class Regressor(RegressorMixin, BaseEstimator):
             with hiding_in_errors(Secrets.of({}, [os.fspath(X)])):
                 return self._train(os.fspath(X), is_array=False)
         self._names_are_of_path = False
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
+        finite = "allow-nan" if self.on_null in ("impute", "drop") else True
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=np.float64,
+            y_numeric=True,
+            ensure_min_samples=2,
+            ensure_all_finite=finite,
+        )
         names = getattr(self, "feature_names_in_", None)
         with _as_dataset(X, np.asarray(y, dtype=np.float64)) as path:
             self._train(path, is_array=True)
@@ -134,15 +146,26 @@ class Regressor(RegressorMixin, BaseEstimator):
         if self._names_are_of_path and not hasattr(X, "columns"):
             X = self._without_names(X)
         else:
-            X = validate_data(self, X, dtype=np.float64, reset=False)
+            finite = self._finite
+            X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=finite)
         return self.model_.predict(X)
+
+    @property
+    def _finite(self) -> Literal["allow-nan", True]:
+        """What `predict` takes: NaN too where the model has means in their place."""
+        return True if self.model_.fill is None else "allow-nan"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.on_null == "impute"
+        return tags
 
     def _without_names(self, X: Any) -> np.ndarray:
         """Check an array as scikit-learn does, without its warning that columns have no names.
 
         The names are those of the columns on disk; an array never had any.
         """
-        X = check_array(X, dtype="float64", estimator=self)
+        X = check_array(X, dtype="float64", estimator=self, ensure_all_finite=self._finite)
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {X.shape[1]} features, but {type(self).__name__} is expecting"

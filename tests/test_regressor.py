@@ -123,6 +123,30 @@ def test_auto_grows_as_its_schedule_does(linear):
     assert same == [True, False]
 
 
+def test_nan_is_the_mean_of_its_column_where_it_is_imputed(linear):
+    """`on_null` was taken, and NaN refused all the same."""
+    X, y = linear
+    missing = np.random.default_rng(1).random(X.shape) < 0.1
+    with_nan = np.where(missing, np.nan, X)
+    filled = np.where(missing, np.nanmean(with_nan, axis=0), X)
+    settings = {"epochs": 3, "batch_size": 16, "random_state": 0}
+    imputed = Regressor(on_null="impute", **settings).fit(with_nan, y)
+    plain = Regressor(**settings).fit(filled, y)
+    expected = plain.predict(filled)
+    np.testing.assert_allclose(imputed.predict(with_nan), expected, rtol=1e-3, atol=1e-3)
+    dropping = Regressor(on_null="drop", **settings).fit(with_nan, y)
+    assert dropping.score(X, y) > 0.5
+    for model, values in (
+        (plain, with_nan),
+        (dropping, with_nan),
+        (imputed, np.full_like(X, np.inf)),
+    ):
+        with pytest.raises(ValueError, match="contains (NaN|infinity)"):
+            model.predict(values)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        Regressor(**settings).fit(with_nan, y)
+
+
 def test_it_works_in_a_pipeline_and_under_cross_validation(linear):
     x, y = linear
     scores = cross_val_score(

@@ -6,7 +6,12 @@ from streamtrain.errors import ConfigError, shown
 
 
 def refuse_other_encodings(name: str | os.PathLike[str]) -> None:
-    """Raise ConfigError for a path that is not UTF-8, before any work is done on it."""
+    """Raise ConfigError for a path that is not UTF-8, before any work is done on it.
+
+    Also for one with a NUL, which a config may have and no file.
+    """
+    if "\0" in os.fspath(name):
+        raise ConfigError(f"{shown(os.fspath(name))}: a path has no NUL character. Correct it.")
     if not is_utf8(name):
         raise ConfigError(f"{shown(os.fspath(name))}: the name is not UTF-8. Rename it.")
 

@@ -189,7 +189,8 @@ def merge_layers(*layers: Layer) -> Layer:
     for layer in layers:
         for pair in _ALTERNATIVES:
             for key, other in (pair, pair[::-1]):
-                if key in layer and other not in layer:
+                is_set = key in layer and layer[key].value is not None
+                if is_set and other not in layer:
                     settings.pop(other, None)
         settings |= layer
     return settings

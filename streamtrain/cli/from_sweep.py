@@ -58,6 +58,9 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     for key in ("train.epochs", "train.max_time", "train.batch_schedule"):
         layer.pop(key, None)
     size, growing = _given_size(given), summary.growing
+    schedule = given.get("train.batch_schedule")
+    if schedule is not None and schedule.value is None:  # one size is asked for
+        growing = None
     if size is not None:
         layer.pop("train.batch_size", None)
         layer["train.lr"] = Setting(nearest_cell(summary, size).lr, origin)
@@ -90,12 +93,11 @@ def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:
     if run is None or path is None or is_remote(path.value):
         return
     # imports pyarrow, which `config show` can do without
-    from streamtrain.storage.foreign.foreign_source import DUCKDB
+    from streamtrain.storage.foreign.foreign_source import split_database
     from streamtrain.storage.foreign.table_marks import split_version
 
-    place = path.value
-    if place.startswith(DUCKDB):
-        place = place.removeprefix(DUCKDB).partition("?")[0]
+    database = split_database(path.value)
+    place = path.value if database is None else database[0]
     table, version = split_version(place)
     if version is not None and os.path.exists(table):
         return
@@ -120,8 +122,8 @@ def changed_data_text(run: str, data: DataInfo) -> str:
 
 def _given_size(given: Layer) -> int | None:
     """Return the batch size that later layers set; None where they set none, or a schedule."""
-    setting = given.get("train.batch_size")
-    if setting is None or "train.batch_schedule" in given:
+    setting, schedule = given.get("train.batch_size"), given.get("train.batch_schedule")
+    if setting is None or (schedule is not None and schedule.value is not None):
         return None
     with suppress(ConfigError):  # the config names its origin
         return parse_count(setting.value)

@@ -289,6 +289,9 @@ def explain(failure: BaseException) -> tuple[int, str]:
     # Python 3.11 wraps an exception that is raised while a class is created.
     if isinstance(failure.__cause__, KeyboardInterrupt | Terminated):
         return explain(failure.__cause__)
+    # pydantic writes one that is raised while it builds a class into its message, and drops it
+    if type(failure).__name__ == "SchemaError" and "\n  KeyboardInterrupt: " in str(failure):
+        return explain(KeyboardInterrupt())
     message = (
         f"error: unexpected {type(failure).__name__}: {first_line(failure)}. Run again with --debug"
         " and report what it prints."

@@ -51,9 +51,15 @@ def run(
     `--resume DIR` alone is enough: the config is then the one that the run keeps in DIR.
     """
     kept_config = Path(resume) / RESOLVED
-    if resume not in ("auto", "never") and sources.config is None and kept_config.is_file():
+    resumes_one = resume not in ("auto", "never")
+    if resumes_one and sources.config is None and kept_config.is_file():
         sources = replace(sources, config=str(kept_config))
     config, origins = load_config(data, flags, sources, from_run=from_run)
+    if config.data.path is None and resumes_one:
+        raise ConfigError(
+            f"--resume {resume}: {kept_config} is missing or has no data. Name a run's folder, auto"
+            " or never."
+        )
     if config.data.path is None:
         raise ConfigError(
             f"{verb} needs DATA: a file, a folder or a glob of Parquet or Zarr shards, or data.path"

@@ -24,15 +24,8 @@ def verify(
     """Check every footer, page, chunk and hash of a data set; exit 3 when a shard is bad."""
     from streamtrain.errors import CheckFailed, DataError
     from streamtrain.storage.remote.store_options import make_storage
-    from streamtrain.storage.remote.urls import normal_url
-    from streamtrain.storage.table_files import is_table
     from streamtrain.storage.verify import verify as verify_data
 
-    if is_table(normal_url(data)):
-        raise DataError(
-            f"{data}: is a table without checksums, so there is nothing to verify. Write it as"
-            " shards with streamtrain ingest first."
-        )
     found = verify_data(data, storage=make_storage(storage_options(storage_option)))
     size = (
         f"{plural(found.num_shards, 'shard')}, {plural(found.num_rows, 'row')}, {found.num_bytes:,}"

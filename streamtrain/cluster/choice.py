@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+from streamtrain.base.words import plural
 from streamtrain.config import AUTO, ClusterConfig, Config
 from streamtrain.errors import ConfigError
 from streamtrain.run.passes import PassRunner, run_pass
@@ -22,8 +23,37 @@ def is_wanted(config: ClusterConfig) -> bool:
     )
 
 
-def check_options(config: Config) -> None:
-    """Raise ConfigError for options with which workers could not train, or would differ."""
+def why_not_allreduce(config: Config, batch_size: int) -> str | None:
+    """Return why a run cannot use all-reduce, with what to do instead; None when it can."""
+    lanes = config.cluster.lanes
+    if batch_size % lanes:
+        return (
+            f"a minibatch of {plural(batch_size, 'row')} cannot be cut into {lanes} lanes. Use a"
+            f" multiple of {lanes}, or --set cluster.lanes to a divisor of it."
+        )
+    if config.data.on_null == "drop":
+        return (
+            "lanes count rows in advance, but the rows that --on-null drop leaves out are known"
+            " only once they are read. Use --on-null impute or --sync rounds."
+        )
+    return None
+
+
+def refuse_shares(config: Config, batch_size: int) -> None:
+    """Raise ConfigError where a minibatch is not a whole number of shares."""
+    shares = config.cluster.shares
+    if shares is not None and batch_size % shares:
+        raise ConfigError(
+            f"cluster.shares is {shares}, which does not divide the minibatch of"
+            f" {plural(batch_size, 'row')}. Use a divisor of it."
+        )
+
+
+def check_options(verb: str, config: Config) -> None:
+    """Raise ConfigError for options with which workers could not train, or would differ.
+
+    They are refused before the run has a record, and not when its first pass starts.
+    """
     if config.data.on_bad_shard == "quarantine":
         raise ConfigError(
             "--on-bad-shard quarantine is for one machine: workers could step over different"
@@ -41,6 +71,12 @@ def check_options(config: Config) -> None:
             f"{flag} is for one machine: shares and lanes are parts of one minibatch size. Give"
             " the rows of --batch-size on a cluster."
         )
+    if verb == "train" and config.cluster.sync == "rounds":
+        refuse_shares(config, train.constant_size)
+    if verb == "train" and config.cluster.sync == "allreduce":
+        obstacle = why_not_allreduce(config, train.constant_size)
+        if obstacle is not None:
+            raise ConfigError(f"--sync allreduce: {obstacle}")
 
 
 def choose_runner(
@@ -60,7 +96,7 @@ def choose_runner(
     """
     if client is None and not is_wanted(config.cluster):
         return nullcontext(run_pass)
-    check_options(config)
+    check_options(verb, config)
     # Most runs have no cluster, and need not wait for what belongs to one.
     from streamtrain.cluster.runner import cluster_runner
 

@@ -28,6 +28,7 @@ from streamtrain.cluster.local_cluster import local_cluster
 from streamtrain.cluster.versions import check_answer, import_ahead, versions
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
+from streamtrain.run.directory import EVENTS
 
 #: The module with all work that is sent to workers.
 WORK_MODULE = "streamtrain.cluster.runner"
@@ -136,8 +137,8 @@ async def _ask_scheduler(client: Any) -> Any:
 def performance_report(connection: Connection, path: Path, secrets: Secrets) -> Iterator[None]:
     """Write Dask's own report of what its workers did, as one HTML file, without `secrets`.
 
-    Writes nothing when Bokeh is not installed, the cluster is lost, or Ctrl-C ends the run: drawing
-    it takes seconds.
+    Writes nothing when Bokeh is not installed, the cluster is lost, Ctrl-C ends the run, since
+    drawing it takes seconds, or the run was refused and has an empty log: such a folder is removed.
     """
     distributed = _import_distributed()
     try:
@@ -154,7 +155,9 @@ def performance_report(connection: Connection, path: Path, secrets: Secrets) -> 
             yield
         finally:
             is_interrupted = not isinstance(sys.exception() or Exception(), Exception)
-            if not is_interrupted:
+            log = path.parent / EVENTS
+            is_refused = log.exists() and not log.stat().st_size
+            if not is_interrupted and not is_refused:
                 with suppress(Exception), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                 # Dask asks every worker, and one may hang.

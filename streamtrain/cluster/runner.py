@@ -19,6 +19,7 @@ from streamtrain.cluster.allreduce.allreduce_pass import (
     Rendezvous,
     measure_group,
 )
+from streamtrain.cluster.choice import refuse_shares, why_not_allreduce
 from streamtrain.cluster.cluster_pass import SharedLearnerPass, pass_name, saved_choice
 from streamtrain.cluster.connect import Connection, connect, performance_report
 from streamtrain.cluster.dask_backend import DaskBackend
@@ -30,7 +31,7 @@ from streamtrain.cluster.sweep_pass import SweepRunner
 from streamtrain.cluster.worker import call_work
 from streamtrain.cluster.worker_group import GroupFailedError, WorkerGroup
 from streamtrain.cluster.worker_pool import CHECK_SECONDS, WorkerPool
-from streamtrain.config import ClusterConfig
+from streamtrain.config import ClusterConfig, Config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.records import Emit, PassEnded, SyncChosen
 from streamtrain.run.passes import PassRunner
@@ -206,7 +207,7 @@ def choose_sync(
     Raises ConfigError when --sync requests what is not possible.
     """
     batch_size, workers = learner.engine.batch_size, len(pool)
-    obstacle = why_not_allreduce(prepared, config.lanes, batch_size)
+    obstacle = why_not_allreduce(prepared.config, batch_size)
     sync: Literal["allreduce", "rounds"] = "rounds"
     timing: GroupTiming | None = None
     if config.sync == "allreduce":
@@ -236,32 +237,13 @@ def choose_sync(
         part_seconds=None if timing is None else timing.local_step_seconds,
         task_seconds=None if timing is None else timing.task_seconds,
         lanes=config.lanes if sync == "allreduce" else None,
-        shares=_shares(config, batch_size, workers) if sync == "rounds" else None,
+        shares=_shares(prepared.config, batch_size, workers) if sync == "rounds" else None,
     )
 
 
-def why_not_allreduce(prepared: Prepared, lanes: int, batch_size: int) -> str | None:
-    """Return why this run cannot use all-reduce, with what to do instead; None when it can."""
-    if batch_size % lanes:
-        return (
-            f"a minibatch of {batch_size:,} rows cannot be cut into {lanes} lanes. Use a multiple"
-            f" of {lanes}, or --set cluster.lanes to a divisor of it."
-        )
-    if prepared.source.on_null == "drop":
-        return (
-            "lanes count rows in advance, but the rows that --on-null drop leaves out are known"
-            " only once they are read. Use --on-null impute or --sync rounds."
-        )
-    return None
-
-
-def _shares(config: ClusterConfig, batch_size: int, workers: int) -> int:
-    if config.shares is not None and batch_size % config.shares:
-        raise ConfigError(
-            f"cluster.shares is {config.shares}, which does not divide the minibatch of"
-            f" {batch_size:,} rows. Use a divisor of it."
-        )
-    return config.shares or count_shares(batch_size, workers)
+def _shares(config: Config, batch_size: int, workers: int) -> int:
+    refuse_shares(config, batch_size)
+    return config.cluster.shares or count_shares(batch_size, workers)
 
 
 def _compare(timing: GroupTiming, batch_size: int) -> tuple[Literal["allreduce", "rounds"], str]:

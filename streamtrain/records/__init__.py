@@ -27,6 +27,7 @@ from streamtrain.records.events import (
 )
 from streamtrain.records.parsing import (
     MAX_LOG_BYTES,
+    NewerLog,
     OtherRecord,
     parse,
     parse_pass,
@@ -73,6 +74,7 @@ __all__ = [
     "Measured",
     "MeasuringStarted",
     "MemoryInfo",
+    "NewerLog",
     "NullSummary",
     "OtherRecord",
     "Outcome",

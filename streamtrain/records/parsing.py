@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from streamtrain.errors import DataError, shown
 from streamtrain.records import events, sweep_events
-from streamtrain.records.events import PassEnded, RunStarted
+from streamtrain.records.events import SCHEMA_VERSION, PassEnded, RunStarted
 from streamtrain.records.record import Record
 from streamtrain.types import Json
 
@@ -37,10 +37,14 @@ EVENTS: dict[str, type[Record]] = {
 }
 
 
+class NewerLog(DataError):
+    """A log was written by a newer version, whose records mean something else."""
+
+
 def parse_record(values: Json) -> Record:
     """Return the typed record of one JSON line; unknown events become `OtherRecord`.
 
-    Raises DataError naming the event and the first field that is wrong.
+    Raises NewerLog, and DataError naming the event and the first field that is wrong.
     """
     name = values.get("event")
     if not isinstance(name, str):
@@ -48,7 +52,13 @@ def parse_record(values: Json) -> Record:
     kind = EVENTS.get(name)
     if kind is None:
         return OtherRecord(name=name, values={k: v for k, v in values.items() if k != "event"})
-    return parse(kind, {key: value for key, value in values.items() if key != "event"}, name)
+    record = parse(kind, {key: value for key, value in values.items() if key != "event"}, name)
+    if isinstance(record, RunStarted) and record.schema_version > SCHEMA_VERSION:
+        raise NewerLog(
+            f"its schema_version is {record.schema_version:,}, and this streamtrain reads"
+            f" {SCHEMA_VERSION}. Read it with the version that wrote it"
+        )
+    return record
 
 
 def parse_pass(values: Json | None) -> PassEnded | None:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from streamtrain.errors import DataError
 from streamtrain.records import DataInfo, WrittenAs, json_values, parse
 from streamtrain.report.summary_parts import (
     CellFigures,
@@ -221,6 +222,12 @@ class Summary:
         present = {name: value for name, value in document.items() if value is not None}
         if present.get("schema_version") == 1:
             present = _from_version_1(present)
+        version = present.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise DataError(
+                f"its schema_version is {version:,}, and this streamtrain reads {SCHEMA_VERSION}."
+                " Read it with the version that wrote it."
+            )
         return parse(Summary, present, "summary.json")
 
 

@@ -83,7 +83,7 @@ def plan_run(config: Config, verb: str) -> Json:
     what the run itself would raise before its first step.
     """
     if is_wanted(config.cluster):
-        check_options(config)
+        check_options(verb, config)
     work = _train_work(config) if verb == "train" else _sweep_work(config)
     prepared, ladder, stages = work.prepared, work.ladder, work.stages
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset

@@ -32,6 +32,7 @@ from streamtrain.records import (
     MAX_LOG_BYTES,
     Emit,
     Evaluation,
+    NewerLog,
     QuarantineChanged,
     Record,
     RunEnded,
@@ -279,10 +280,15 @@ class RunDirectory:
             )
         content = self._read(num_bytes)
         for line in content.splitlines(keepends=True):
-            with suppress(ValueError, TypeError, AttributeError, DataError):
+            try:
                 record = parse_record(parse_json(line))
-                if line.endswith(b"\n") and (self.records or isinstance(record, RunStarted)):
-                    self.records.append(record)
+            except NewerLog as error:
+                self._close()
+                raise DataError(f"{self.out / EVENTS}: {error}.") from None
+            except (ValueError, TypeError, AttributeError):
+                continue
+            if line.endswith(b"\n") and (self.records or isinstance(record, RunStarted)):
+                self.records.append(record)
         # The first line may have been cut short by a kill, but even then it starts like ours.
         if not self.records and content[: len(_FIRST_BYTES)] != _FIRST_BYTES[: len(content)]:
             self._close()

@@ -4,7 +4,6 @@ It comprises the opened and surveyed data, the evaluation rows, the memory budge
 engine, and where a pass ends.
 """
 
-import logging
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -61,8 +60,6 @@ from streamtrain.types import Dataset, Json, Standardization
 TIMED_ROWS = 2**18
 
 _FLOAT32_BYTES = 4
-
-_log = logging.getLogger("streamtrain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -241,7 +238,7 @@ def prepare(
         )
     refuse_constant(survey, dataset)
     if far := far_value(survey, dataset.columns):
-        _log.warning(f"warning: {far}")
+        warn_caller(far)
     standard = survey.standard() if data.standardize else Standardization.identity(width)
     source = with_standard(source, standard)
     rows, kept = _evaluation_rows(config, source, survey)
@@ -353,7 +350,13 @@ def _last_row(train: TrainConfig, epoch_rows: int) -> int:
         return train.max_rows
     if _ends_by_clock(train):
         return NO_LAST_ROW
-    return round(epoch_rows * (train.epochs or 1.0))
+    rows = round(epoch_rows * (train.epochs or 1.0))
+    if not rows:
+        raise ConfigError(
+            f"train.epochs is {train.epochs:g}, which of {epoch_rows:,} training rows is none. Give"
+            " more, or --max-rows."
+        )
+    return rows
 
 
 def _ends_by_clock(train: TrainConfig) -> bool:

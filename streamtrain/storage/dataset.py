@@ -19,7 +19,7 @@ from streamtrain.storage.column_choice import (
 from streamtrain.storage.column_places import eligible
 from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint, file_stamps
 from streamtrain.storage.foreign.foreign_source import find_foreign
-from streamtrain.storage.locate import locate, read_list, warn_of_links
+from streamtrain.storage.locate import NothingFound, locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -169,7 +169,7 @@ def _list_shards(path: str, storage: Storage, on_bad_shard: OnBadShard) -> _List
     refuse_unfinished(path, storage)
     try:
         urls = locate(path, storage=storage)
-    except DataError:
+    except NothingFound:
         urls = find_tables(path, storage)
         if not urls:
             raise

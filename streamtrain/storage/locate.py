@@ -37,6 +37,10 @@ _MAX_LIST_BYTES = 1 << 26
 _LOST_AND_FOUND = "lost+found"
 
 
+class NothingFound(DataError):
+    """A path means no file of the kinds that were looked for."""
+
+
 def locate(
     path: str, suffixes: Sequence[str] = (PARQUET_SUFFIX,), storage: Storage = LOCAL
 ) -> list[str]:
@@ -46,8 +50,8 @@ def locate(
     its suffix. Hidden files and folders, and those that start with `_`, are left out. Of a folder
     with several splits, `train` is taken; a warning says what is not taken.
 
-    Raises DataError when there is nothing, for a name with control characters, a pipe or a device,
-    and for files of a Delta, Iceberg or Hudi table; StoreError when a store does not answer.
+    Raises NothingFound, and DataError for a name with control characters, a pipe or a device, and
+    for files of a Delta, Iceberg or Hudi table; StoreError when a store does not answer.
     """
     if is_remote(path):
         urls = _locate_remote(path, suffixes, storage)
@@ -61,7 +65,7 @@ def locate(
         if not url.removeprefix(named).isprintable():
             raise DataError(f"{shown(url)}: the name contains control characters. Rename it.")
         if not is_remote(url) and not (os.path.isfile(url) or os.path.isdir(url)):
-            raise DataError(f"{url}: not a regular file. Name a Parquet file or a Zarr array.")
+            raise DataError(f"{url}: not a regular file. Name a table, or leave this one out.")
     return urls
 
 
@@ -287,7 +291,7 @@ def _one_kind(
         )
     if not files and not arrays:
         patterns = ", ".join(f"*{suffix}" for suffix in (*suffixes, ".zarr"))
-        raise DataError(
+        raise NothingFound(
             f"{path}: the folder contains no shards ({patterns}) and no tables, such"
             " as *.csv. Name another folder."
         )
@@ -325,9 +329,9 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _not_found(path: str) -> DataError:
+def _not_found(path: str) -> NothingFound:
     pattern = ", and as a pattern it matches nothing" if glob.has_magic(path) else ""
-    return DataError(
+    return NothingFound(
         f"{shown(path)}: no such file or folder{pattern}. Give a Parquet or text file, a Zarr"
         " array, a folder of them, or a quoted glob."
     )

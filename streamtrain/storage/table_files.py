@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from streamtrain.base.redact import redact_url
-from streamtrain.errors import DataError, StoreError
-from streamtrain.storage.locate import LIST_SUFFIX, locate, read_list
+from streamtrain.errors import DataError
+from streamtrain.storage.locate import LIST_SUFFIX, NothingFound, locate, read_list
 from streamtrain.storage.remote.filesystem import open_filesystem, web_mark
 from streamtrain.storage.remote.remote_file import as_store_error
 from streamtrain.storage.remote.store_options import take_query
@@ -85,7 +85,7 @@ def find_files(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage]
     else:
         try:
             paths = locate(path, storage=storage)
-        except DataError as no_shards:
+        except NothingFound as no_shards:
             paths = find_tables(path, storage)
             if not paths:
                 raise no_shards from None
@@ -98,12 +98,10 @@ def find_files(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage]
 
 
 def find_tables(path: str, storage: Storage = LOCAL) -> list[str]:
-    """Return the tables in a folder; none where there are none, or where it cannot be searched."""
+    """Return the tables in a folder; none where there are none. Raises DataError as `locate`."""
     try:
         return [url for url in locate(path, TABLE_SUFFIXES, storage) if kind_of(url) != SHARDS]
-    except StoreError:
-        raise
-    except DataError:
+    except NothingFound:
         return []
 
 

@@ -18,7 +18,7 @@ from streamtrain.base.budget import default_limit_bytes, default_readers
 from streamtrain.errors import DataError, StoreError, first_line, shown
 from streamtrain.storage.dataset import describe_shard, present_shards
 from streamtrain.storage.decode import min_max
-from streamtrain.storage.locate import locate, read_list
+from streamtrain.storage.locate import read_list
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -36,6 +36,7 @@ from streamtrain.storage.parquet.parquet_reader import BATCH_ROWS, BUFFER_BYTES,
 from streamtrain.storage.remote.filesystem import is_folder, open_sequential
 from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, normal_url
+from streamtrain.storage.table_files import find_files, is_table
 from streamtrain.storage.zarr.zarr_reader import decode_all_chunks
 from streamtrain.types import LOCAL, Json, Shard, Storage
 
@@ -190,7 +191,12 @@ def _contents(path: str, storage: Storage) -> _Contents:
         findings = [_manifest_finding(os.path.join(path, MANIFEST_NAME), error)]
     if manifest is None:
         refuse_unfinished(path, storage)
-        urls = locate(path, storage=storage)
+        urls, storage = find_files(path, storage)
+        if is_table(urls[0]):
+            raise DataError(
+                f"{path}: is a table without checksums, so there is nothing to verify. Write it as"
+                " shards with streamtrain ingest first."
+            )
         return _Contents(work=[(url, None) for url in urls], findings=findings)
     entries, findings = _check_manifest(path, manifest, storage)
     return _Contents(work=list(entries.items()), findings=findings, columns=manifest.columns)

@@ -13,6 +13,8 @@ from typing import Self
 
 import numpy as np
 
+from streamtrain.errors import ResourceError
+
 #: Bytes per cache line, and per widest vector register. A vector that crosses the boundary of two
 #: lines costs two reads, so arrays start on a boundary.
 CACHE_LINE_BYTES = 64
@@ -87,7 +89,8 @@ class ComputePool(AbstractContextManager):
     """A pool of `threads` threads, started on entering the context and stopped on leaving it.
 
     After that, `run` computes on the caller's thread. `run` may be called from several threads at
-    once, but not from within a task.
+    once, but not from within a task. Entering raises ResourceError where the system has no more
+    threads.
     """
 
     def __init__(self, threads: int):
@@ -102,8 +105,17 @@ class ComputePool(AbstractContextManager):
         ]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        started = self._threads
+        for number, thread in enumerate(started):
+            try:
+                thread.start()
+            except RuntimeError as error:  # Python's, for any limit of the system
+                self._threads = started[:number]
+                self.__exit__()
+                raise ResourceError(
+                    f"train.threads is {self.threads:,}, and the system starts no more than"
+                    f" {number:,} threads. Give fewer."
+                ) from error
         return self
 
     def __exit__(self, *error: object) -> None:

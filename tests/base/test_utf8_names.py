@@ -54,6 +54,15 @@ def test_functions_refuse_them_too(tmp_path, monkeypatch):
         streamtrain.open_stream("t.csv", batch_size=4)
 
 
+@pytest.mark.parametrize("path", ["a\0b", "a\0b/t.csv", "*\0"])
+def test_a_path_with_a_nul_is_refused(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"\\x00.*: a path has no NUL"):
+        streamtrain.train(path)
+    with pytest.raises(ConfigError, match=r"\\x00.*: a path has no NUL"):
+        streamtrain.train("t.csv", out=path)
+
+
 def test_a_home_folder_that_is_not_utf8_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / NAME))
     cache = user_cache()

@@ -319,3 +319,27 @@ def test_only_files_are_read_and_only_strict_json(tmp_path):
     (tmp_path / "a.json").write_text('{\n"a": 1,\nx}')
     with pytest.raises(DataError, match=r"a\.json: line 3: not JSON"):
         read_document(tmp_path / "a.json", limit_bytes=100)
+
+
+def test_what_a_newer_version_wrote_is_refused_and_kept(command, original, place):
+    """Its records may mean something else, and an interrupted run of it was started again."""
+    run = shutil.copytree(original / "sweep", place / "newer")
+    log = run / "events.jsonl"
+    first, rest = log.read_bytes().split(b"\n", 1)
+    content = json.dumps(json.loads(first) | {"schema_version": 2}).encode() + b"\n" + rest
+    log.write_bytes(content)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    for words in (
+        ("report", "newer", "-q"),
+        ("compare", "newer", original / "sweep"),
+        ("sweep", "--resume", "newer"),
+    ):
+        said = command(*words)
+        assert said.code == 3, said.err
+        assert "events.jsonl: " in said.err
+        assert "its schema_version is 2, and this streamtrain reads 1. Read it with" in said.err
+    assert log.read_bytes() == content
+    summary = run / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"schema_version": 3}))
+    said = command("train", "--from", "newer", "--dry-run")
+    assert (said.code, "summary.json: its schema_version is 3" in said.err) == (3, True)

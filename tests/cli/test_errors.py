@@ -9,6 +9,7 @@ import warnings
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from streamtrain import api
 from streamtrain.errors import CheckFailed, ConfigError, DataError, ResourceError, StreamTrainError
@@ -55,9 +56,27 @@ def good(tmp_path):
         pytest.param("sweep good.parquet --lr", 2, "--lr requires an argument", id="no value"),
         pytest.param("sweep good.parquet other.parquet", 2, "other.parquet", id="two data sets"),
         pytest.param("sweep", 2, "sweep needs DATA", id="no data"),
+        pytest.param(
+            "sweep --resume absent",
+            2,
+            "--resume absent: absent/config.resolved.yaml is missing",
+            id="no such run",
+        ),
         pytest.param("generate g --rows 1x", 2, "--rows", id="bad count"),
         pytest.param("report good.parquet", 2, "events.jsonl", id="not a run"),
         pytest.param("config validate absent.yaml", 2, "absent.yaml", id="no such config"),
+        pytest.param(
+            "train good.parquet --epochs 0.0003",
+            2,
+            "train.epochs is 0.0003, which of 1,600 training rows is none",
+            id="less than a row",
+        ),
+        pytest.param(
+            "sweep good.parquet --epochs 0.0003",
+            2,
+            "train.epochs is 0.0003, which of 1,600 training rows is none",
+            id="less than a row for a sweep",
+        ),
         pytest.param("sweep absent.parquet", 3, "absent.parquet", id="no such data"),
         pytest.param(
             "predict good.parquet good.parquet",
@@ -104,6 +123,19 @@ def wrapped(cause):
     return error
 
 
+def in_a_schema():
+    """Return what pydantic makes of a Ctrl-C while it builds the validator of a class."""
+
+    class Interrupted:
+        def __repr__(self):
+            raise KeyboardInterrupt
+
+    schema = core_schema.union_schema([core_schema.literal_schema([Interrupted()])] * 2)
+    with pytest.raises(SchemaError) as caught:
+        SchemaValidator(schema)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
@@ -144,6 +176,7 @@ def wrapped(cause):
         pytest.param(
             wrapped(KeyboardInterrupt()), 130, "interrupted", id="ctrl-c while a class is made"
         ),
+        pytest.param(in_a_schema(), 130, "interrupted", id="ctrl-c while a class is checked"),
         pytest.param(
             ZeroDivisionError("by zero"),
             1,

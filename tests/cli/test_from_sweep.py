@@ -129,6 +129,23 @@ def test_auto_is_what_the_sweep_recommends_whatever_else_is_set(command, swept, 
     assert json.loads(plain.out)["batch_sizes"] == ([16, 64] if wins else [size])
 
 
+def test_no_schedule_is_the_constant_size_with_its_own_rate(command, swept, tmp_path):
+    """The rate of a size that grew was said to be the sweep's for the default of 256 rows."""
+    growing = {"batch_schedule": "16@0,64@1024", "learning_rate": 0.003, "wins": True}
+    (tmp_path / "a sweep" / "summary.json").write_text(json.dumps(swept | {"growing": growing}))
+    wanted = swept["recommendation"]
+    for more, size in (((), wanted["batch_size"]), (("--batch-size", "16"), 16)):
+        said = command(
+            *("train", "--from", "a sweep", "--set", "train.batch_schedule=null", *more),
+            *("--out", f"m{len(more)}", "--no-report"),
+        )
+        assert said.code == 0, said.err
+        path = tmp_path / f"m{len(more)}" / "config.resolved.yaml"
+        train = yaml.safe_load(path.read_text())["train"]
+        rate = next(cell["lr"] for cell in swept["cells"] if cell["batch_size"] == size)
+        assert (train["batch_size"], train["batch_schedule"], train["lr"]) == (size, None, rate)
+
+
 def test_auto_trains_the_schedule_that_it_prints(command, tmp_path):
     data_gen.generate(tmp_path / "data", kind="linear", rows=4000, span_rows=1024, seed=1)
     flags = ("--max-rows", "300k", *QUICK)

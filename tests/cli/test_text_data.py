@@ -166,13 +166,16 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(
 
 
 def test_verify_says_that_a_table_has_nothing_to_verify(command, tmp_path, rows):
-    write(tmp_path / "t.csv", rows)
-    said = command("verify", "t.csv")
-    assert (said.code, said.err) == (
-        3,
-        "error: t.csv: is a table without checksums, so there is nothing to verify. Write it as"
-        " shards with streamtrain ingest first.\n",
-    )
+    folder = tmp_path / "tables"  # which was said to have none
+    folder.mkdir()
+    write(folder / "t.csv", rows)
+    for name in ("tables/t.csv", "tables"):
+        said = command("verify", name)
+        assert (said.code, said.err) == (
+            3,
+            f"error: {tmp_path / name}: is a table without checksums, so there is nothing to"
+            " verify. Write it as shards with streamtrain ingest first.\n",
+        )
 
 
 def test_ingest_says_how_a_file_is_written(command, tmp_path):

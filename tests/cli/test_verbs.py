@@ -120,6 +120,7 @@ def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls
     assert command("train", *words[1:], "-o", "m", *QUICK).code == 0
 
 
+@pytest.mark.filterwarnings("default:a is 10000")
 def test_train_names_a_wrong_value_of_a_training_row(command, tmp_path):
     a, y = np.random.default_rng(0).normal(size=(2, 1000))
     a[500] = 1e4

@@ -16,10 +16,11 @@ import distributed
 import pytest
 from click.testing import CliRunner
 
+from streamtrain.base.redact import NO_SECRETS
 from streamtrain.cli.dask_plugin import streamtrain as dask_command
 from streamtrain.cluster import dask_backend
 from streamtrain.cluster.choice import choose_runner, is_wanted
-from streamtrain.cluster.connect import connect
+from streamtrain.cluster.connect import connect, performance_report
 from streamtrain.cluster.dask_backend import DaskBackend
 from streamtrain.cluster.versions import check_answer, check_versions, versions
 from streamtrain.config import TRAIN_FLAGS, ClusterConfig, flag_values, make_config
@@ -40,12 +41,32 @@ def test_an_existing_client_is_used_and_left_open(client):
         ({"batch_schedule": "8@0,16@99"}, "--batch-schedule is for one machine"),
         ({"batch_size": "auto"}, "--batch-size auto is for one machine"),
         ({"on_bad_shard": "quarantine"}, "--on-bad-shard quarantine is for one machine"),
+        ({"sync": "allreduce", "batch_size": 1}, "--sync allreduce: a minibatch of 1 row cannot"),
+        ({"sync": "allreduce", "on_null": "drop"}, "--sync allreduce: lanes count rows"),
     ],
 )
 def test_options_for_one_machine_are_refused_before_a_client_is_used(tmp_path, flags, message):
     config = make_config(flag_values(flags, TRAIN_FLAGS))
     with pytest.raises(ConfigError, match=f"^{message}"):
         choose_runner("train", config, tmp_path, client=object())
+
+
+def test_shares_that_do_not_divide_are_refused_before_a_client_is_used(tmp_path):
+    config = make_config({"cluster": {"sync": "rounds", "shares": 3}})
+    with pytest.raises(ConfigError, match=r"shares is 3, which does not divide .* 256 rows"):
+        choose_runner("train", config, tmp_path, client=object())
+
+
+def test_a_run_that_is_refused_leaves_no_report_of_dask(client, tmp_path):
+    """Its folder, which only has an empty log, is removed; with the report it was not."""
+    (tmp_path / "events.jsonl").touch()
+    with (
+        pytest.raises(ConfigError),
+        connect(ClusterConfig(), client) as connection,
+        performance_report(connection, tmp_path / "dask-report.html", NO_SECRETS),
+    ):
+        raise ConfigError("no rows")
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
 
 
 def test_workers_import_what_their_first_task_needs_and_answer_meanwhile(

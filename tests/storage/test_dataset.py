@@ -16,7 +16,9 @@ import zarr
 from data_gen import generate
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.storage.dataset import open_shards
+from streamtrain.storage.parquet.parquet_footer import read_metadata
 from streamtrain.types import Format
+from tests.faults.strange_parquet import CASES
 
 from .layouts import numbers, write_parquet, write_zarr
 
@@ -158,6 +160,13 @@ def test_a_file_that_is_not_whole_parquet_is_refused_in_one_line(spoil, tmp_path
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
     assert message.endswith(".")
+
+
+@pytest.mark.parametrize("name", ["an_encrypted_chunk", "a_plain_footer_of_encrypted_columns"])
+def test_encrypted_columns_are_no_damage(name, tmp_path: Path) -> None:
+    CASES[name][0](tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"columns .* are encrypted\. Decrypt it first\.$"):
+        read_metadata(open_shards(str(tmp_path)).shards[0])
 
 
 def test_any_damage_to_the_footer_is_a_data_error_or_still_reads(tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ def test_hive_partitions_of_text_are_not_passed_over_in_silence(
 def test_pipes_are_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in refusal(tmp_path / "pip*")
+    for name in ("links", "pipes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    (tmp_path / "links" / "b.csv").symlink_to(tmp_path / "links" / "b.csv")
+    os.mkfifo(tmp_path / "pipes" / "b.csv")
+    for name in ("links", "pipes"):  # beside a table, which is not taken alone either
+        assert f"{name}/b.csv: not a regular file" in refusal(tmp_path / name)
     array = write_zarr(tmp_path / "a.zarr", numbers())
     (array / "c" / "1" / "0").unlink()
     os.mkfifo(array / "c" / "1" / "0")

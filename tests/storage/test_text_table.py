@@ -260,6 +260,22 @@ def test_marks_in_numbers_are_found_out(tmp_path, content, rows):
     assert read(tmp_path, content) == rows
 
 
+@pytest.mark.parametrize(
+    ("content", "options", "rows"),
+    [
+        ("a,y\n\u22121.5,2\n3,\u2212.25\n\u221270,6\n", {}, [[-1.5, 2], [3, -0.25], [-70, 6]]),
+        ("a;y\n\u22121,5;2\n \u22123;4\n", {}, [[-1.5, 2], [-3, 4]]),
+        ('a,y\n"\u22121",2\n"\u22123",4\n', {}, [[-1, 2], [-3, 4]]),
+        ("a,y\n\u2212$1,2\n\u2212$3,4\n", {}, [[-1, 2], [-3, 4]]),
+        ("a y\n\u22121 2\n\u22123  \u22124\n", {}, [[-1, 2], [-3, -4]]),
+        ("\u22121,2\n3,4\n", {}, [[-1, 2], [3, 4]]),
+        ("a,y\n\u221299,2\n3,4\n", {"na_values": ("\u221299",)}, [[NAN, 2], [3, 4]]),
+    ],
+)
+def test_a_minus_of_unicode_is_a_minus(tmp_path, content, options, rows):
+    assert same(read(tmp_path, content, **options), rows)
+
+
 def test_a_comma_that_may_be_either_is_refused_and_settled_by_an_option(tmp_path):
     content = "a;y\n1,234;2\n5,678;4\n"
     with pytest.raises(DataError, match="1,234 in row 0 may have a decimal or a thousands"):
@@ -300,7 +316,7 @@ def test_a_number_of_the_user_is_null_however_it_is_written(tmp_path, decimal):
         ("12b,1", "column 'a': '12b' in row 40 is not a number"),
         ("12345678901234567,1", "column 'a': the integer 12345678901234567 is beyond"),
         ("1e999,1", "column 'a': 1e999 is beyond float64"),
-        ("1,2,3", "1 rows do not have 2 fields: row 40 has 3 fields"),
+        ("1,2,3", "1 row does not have 2 fields: row 40 has 3 fields"),
         ("1,2,3\n" * 5, r"\d rows do not have 2 fields: .*row 41 .*row 42 .*, and \d more"),
     ],
 )
@@ -377,6 +393,8 @@ def test_a_value_in_a_column_that_was_taken_for_empty_is_refused(tmp_path, monke
             "has 3 fields, and rows have 4",
         ),
         (b"", "no rows"),
+        (b'a,t,y\n1,"x,2\n3,z,4\n5,z,6\n', "row 0 has a quotation mark that .* never closes: x,2"),
+        (b"1," * 600_000, "its first row has more than 1,048,576 bytes"),
         (b'"', "no rows"),
         (b"a,y\n1,2\n\xff,3\n", None),
     ],
@@ -387,6 +405,19 @@ def test_what_is_no_table_is_named_as_what_it_is(tmp_path, content, words):
         return
     with pytest.raises(DataError, match=words):
         read(tmp_path, content)
+
+
+def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path, monkeypatch):
+    """Whatever is left of its last row, and so that no import of it is kept."""
+    monkeypatch.setattr(text_source, "CHUNK_BYTES", 32)
+    path = tmp_path / "t.csv"
+    table, _ = opened(path, "a,y\n" + "1,2\n" * 40)
+    pieces = table.pieces(["a", "y"], "float64")
+    next(pieces)
+    with open(path, "a") as file:
+        file.write("3,4\n5,6")
+    with pytest.raises(DataError, match=r"t\.csv: was changed while it was read"):
+        list(pieces)
 
 
 def test_archives_of_one_table_are_read_and_others_named(tmp_path):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from streamtrain.errors import ResourceError
 from streamtrain.training.compute_pool import CallerThread, ComputePool, Task
 
 
@@ -49,6 +50,20 @@ def test_the_costliest_waiting_task_starts_first():
     assert [what for what, _ in seen] == [9, 4, 2], (
         "the helper task, which nothing needed, was dropped"
     )
+
+
+def test_threads_that_the_system_does_not_start_are_refused(monkeypatch):
+    start, alive = threading.Thread.start, threading.active_count()
+
+    def start_three(thread):
+        if threading.active_count() >= alive + 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_three)
+    with pytest.raises(ResourceError, match=r"threads is 1,000,.* no more than 3 threads"):
+        ComputePool(1000).__enter__()
+    assert threading.active_count() == alive
 
 
 def test_an_error_comes_back_and_the_threads_go_on():

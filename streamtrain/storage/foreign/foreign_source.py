@@ -58,8 +58,8 @@ def find_foreign(source: str, storage: Storage = LOCAL) -> ForeignSource | None:
     Raises DataError for a Hudi table, ConfigError for a database without a table or with both a
     table and a query, and StoreError.
     """
-    if source.startswith(DUCKDB):
-        return _database(source)
+    if (named := split_database(source)) is not None:
+        return _database(source, *named)
     path, storage = take_query(source, storage)
     path = normal_url(path)
     if not is_remote(path) and path.endswith(_DUCKDB_SUFFIX) and os.path.isfile(path):
@@ -80,15 +80,27 @@ def find_foreign(source: str, storage: Storage = LOCAL) -> ForeignSource | None:
     return ForeignSource(kind=table, name=path, url=root, version=version, storage=storage)
 
 
+def split_database(source: str) -> tuple[str, str] | None:
+    """Return the file and the settings of a `duckdb:` source; None for any other.
+
+    >>> split_database("duckdb:a.db?table=t"), split_database("duckdb:a.db"), split_database("a.db")
+    (('a.db', 'table=t'), ('a.db', ''), None)
+    """
+    if not source.startswith(DUCKDB):
+        return None
+    path, _, settings = source.removeprefix(DUCKDB).partition("?")
+    return path, settings
+
+
 def absolute_source(source: str) -> str:
     """Return a source with an absolute path; a URL of a store as it is.
 
     >>> absolute_source("duckdb:/a/../b.db?table=t"), absolute_source("s3://lake/rides")
     ('duckdb:/b.db?table=t', 's3://lake/rides')
     """
-    if source.startswith(DUCKDB):
-        path, mark, rest = source.removeprefix(DUCKDB).partition("?")
-        return f"{DUCKDB}{absolute_path(path)}{mark}{rest}"
+    if (named := split_database(source)) is not None:
+        path, settings = named
+        return f"{DUCKDB}{absolute_path(path)}{'?' if settings else ''}{settings}"
     path = normal_url(source)
     return source if is_remote(path) else path
 
@@ -138,8 +150,7 @@ def _mark(url: str, storage: Storage = LOCAL) -> str:
     return f"{status.st_size}/{status.st_mtime_ns}"
 
 
-def _database(source: str) -> ForeignSource:
-    path, _, settings = source.removeprefix(DUCKDB).partition("?")
+def _database(source: str, path: str, settings: str) -> ForeignSource:
     key, _, value = settings.partition("=")
     if not path or (settings and (key not in ("table", "query") or not value)):
         raise ConfigError(f"{shown(source)}: not of the form {_DUCKDB_FORM}.")

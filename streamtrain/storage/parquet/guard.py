@@ -86,6 +86,10 @@ class Page:
     has_checksum: bool
 
 
+class EncryptedColumns(DataError):
+    """The footer can be read, and the values of a column cannot."""
+
+
 def read_chunks(footer: bytes, schema: Sequence[Any]) -> list[list[Chunk]]:
     """Return the column chunks of each row group.
 
@@ -111,8 +115,10 @@ def read_chunks(footer: bytes, schema: Sequence[Any]) -> list[list[Chunk]]:
 
 def _read_chunk(column: dict[int, Any], leaf: Any) -> Chunk:
     """Return the chunk that a ColumnChunk struct describes; `leaf` is its column in the schema."""
-    if column.get(1) or 8 in column:
-        raise DataError("a column chunk is in another file, or is encrypted")
+    if 8 in column:
+        raise EncryptedColumns("columns of the Parquet file are encrypted. Decrypt it first")
+    if column.get(1):
+        raise DataError("a column chunk is in another file")
     metadata = column[3]
     same_type = _PHYSICAL_TYPES[metadata[1]] == leaf.physical_type
     if not same_type or b".".join(metadata[3]) != leaf.path.encode():

@@ -14,7 +14,13 @@ from streamtrain.errors import DataError, ResourceError, first_line, shown
 from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.decode import arrow_column, refuse_repeated
 from streamtrain.storage.other_formats import MAGIC_BYTES, other_format
-from streamtrain.storage.parquet.guard import Chunk, check_footer, check_pages, read_chunks
+from streamtrain.storage.parquet.guard import (
+    Chunk,
+    EncryptedColumns,
+    check_footer,
+    check_pages,
+    read_chunks,
+)
 from streamtrain.storage.remote.filesystem import open_binary
 from streamtrain.storage.remote.remote_file import RemoteFile
 from streamtrain.storage.remote.urls import is_remote
@@ -70,6 +76,8 @@ def read_metadata(shard: Shard) -> tuple[pq.FileMetaData, Chunks]:
         if len(chunks) != metadata.num_row_groups:
             raise DataError("the footer does not describe its column chunks")
         return metadata, chunks
+    except EncryptedColumns as error:
+        raise DataError(f"{shard.url}: {error}.") from error
     except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{shard.url}: {error}; the file is damaged. Write it again.") from error
 

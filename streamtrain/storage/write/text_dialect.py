@@ -254,6 +254,11 @@ def _header(
     if reading.header is False:
         return None, ""
     if len(first) not in (width, width - 1) or (len(first) < width and any(map(is_value, first))):
+        if rows and re.search(r"[\r\n]", rows[-1][-1]):
+            raise DataError(
+                f"{path}: row {len(rows) - 1:,} has a quotation mark that the file never closes:"
+                f" {shown(rows[-1][-1][:40])}. Correct it."
+            )
         raise _first_line_error(path, first, width)
     if reading.header:
         return first, ""

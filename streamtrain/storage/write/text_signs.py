@@ -1,10 +1,23 @@
-"""Numbers that are written with a currency sign or a per cent sign: $1.50, 3 €, 45%."""
+"""Numbers with a currency sign or a per cent sign, such as $1.50, or with a minus of Unicode."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 
 _SIGNED = re.compile(r"([+-]?)([$€£¥])\s?([+-]?[\d.,].*)|([+-]?[\d.,].*?)\s?([$€£¥%])")
+
+#: U+2212 in UTF-8, before a number at the start of a field.
+_MINUS = b"\xe2\x88\x92"
+_LEADING_MINUS = re.compile(rb"(?m)((?:^|[,;|\t\" ]) *)" + _MINUS + rb"(?=[$]?[.,]?\d)")
+
+
+def with_plain_minus(content: bytes) -> bytes:
+    """Return UTF-8 text in which numbers have the minus of ASCII instead of U+2212.
+
+    >>> with_plain_minus("a,\u22121.5".encode())
+    b'a,-1.5'
+    """
+    return _LEADING_MINUS.sub(rb"\1-", content) if _MINUS in content else content
 
 
 def without_sign(field: str) -> tuple[str, str]:

@@ -4,18 +4,19 @@ import bz2
 import codecs
 import gzip
 import lzma
+import os
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from os.path import basename
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any
 
 import pyarrow as pa
 
 from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.storage.remote.filesystem import open_sequential
+from streamtrain.storage.remote.urls import is_remote
 from streamtrain.types import Storage
 
 #: Bytes of a chunk, and how many are searched for the end of a row.
@@ -156,7 +157,7 @@ def decompressing(path: str) -> Iterator[None]:
     ) as error:
         raise DataError(
             f"{path}: its compressed data are damaged or cut off ({shown(str(error))}). Copy"
-            f" {basename(path)} again."
+            f" {os.path.basename(path)} again."
         ) from error
 
 
@@ -216,9 +217,26 @@ def read_chunks(
 
 
 def read_blocks(path: str, storage: Storage, encoding: str) -> Iterator[bytes]:
-    """Yield a file as UTF-8 in blocks that may end anywhere."""
+    """Yield a file as UTF-8 in blocks that may end anywhere.
+
+    Raises DataError for a local file that was written to meanwhile: its last row may be half a row.
+    """
+    before = _state(path)
     with decompressing(path), open_bytes(path, storage) as file:
         yield from _decoded(file, encoding)
+    if _state(path) != before:
+        raise DataError(
+            f"{path}: was changed while it was read. Run again when nothing writes to it."
+        )
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Return what changes with a local file; empty for one in a store, and one that is gone."""
+    with suppress(OSError):
+        if not is_remote(path):
+            status = os.stat(path)
+            return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return ()
 
 
 def whole_rows(blocks: Iterator[bytes], *, quotes: bool = True) -> Iterator[bytes]:

@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from streamtrain.base.caller import warn_caller
+from streamtrain.base.words import plural
 from streamtrain.errors import DataError, first_line, shown
 from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
 from streamtrain.storage.write.datetime_parts import Delivered, delivered
 from streamtrain.storage.write.table_type import Piece, Refusals, Table, named_errors
 from streamtrain.storage.write.text_dialect import NULLS, Dialect, as_tabs, find_dialect
+from streamtrain.storage.write.text_signs import with_plain_minus
 from streamtrain.storage.write.text_source import (
     as_utf8,
     find_encoding,
@@ -99,8 +101,11 @@ def _find_out(path: str, storage: Storage) -> tuple[_File, pa.Table]:
     content, whole = read_sample(path, storage, _SAMPLE_BYTES)
     encoding = find_encoding(path, content, storage.reading.encoding)
     text = as_utf8(content, encoding, whole=whole)
+    if not whole and re.search(rb"[\r\n]", text) is None:
+        raise DataError(f"its first row has more than {_SAMPLE_BYTES:,} bytes. Is it a table?")
     if not whole:  # the last row may be cut off
         text = next(whole_rows(iter([text])))
+    text = with_plain_minus(text)
     dialect = find_dialect(path, text.decode(errors="replace"), storage.reading)
     words = storage.reading.na_values or ()
     file = _File(
@@ -109,7 +114,7 @@ def _find_out(path: str, storage: Storage) -> tuple[_File, pa.Table]:
         encoding=encoding,
         dialect=dialect,
         keys=tuple(f"{index}" for index in range(len(dialect.names))),
-        nulls=frozenset(word.strip().lower() for word in words),
+        nulls=frozenset(word.strip().lower().replace("\u2212", "-") for word in words),
     )
     rest = _rows_of(_without_lines(text, dialect.skip_lines), dialect)
     return file, _parse(file, rest, file.keys, 0) if rest else _empty(file.keys)
@@ -126,6 +131,7 @@ def _without_lines(content: bytes, lines: int) -> bytes:
 
 def _rows_of(content: bytes, dialect: Dialect) -> bytes:
     """Return rows as Arrow's parser takes them: no comments, one delimiter between fields."""
+    content = with_plain_minus(content)
     mark = dialect.comment.encode()
     if mark and mark in content:
         content = re.sub(rb"(?m)^[ \t]*" + mark + rb"[^\r\n]*(?:\r\n|\n|\r|\Z)", b"", content)
@@ -192,7 +198,8 @@ def _parse(file: _File, content: bytes, keys: Sequence[str], first_row: int) -> 
     if count:
         more = f", and {count - len(problems):,} more" if count > len(problems) else ""
         raise DataError(
-            f"{count:,} rows do not have {len(file.keys)} fields: {'; '.join(problems)}{more}."
+            f"{plural(count, 'row')} {'do' if count > 1 else 'does'} not have"
+            f" {len(file.keys)} fields: {'; '.join(problems)}{more}."
             " Correct them, or leave the file out."
         )
     return table
