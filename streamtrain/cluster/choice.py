@@ -22,8 +22,12 @@ def is_wanted(config: ClusterConfig) -> bool:
     )
 
 
-def check_options(config: Config) -> None:
-    """Raise ConfigError for options with which workers could not train, or would differ."""
+def check_options(verb: Literal["sweep", "train"], config: Config) -> None:
+    """Raise ConfigError for options with which workers could not train, or would differ.
+
+    A `train.batch_size` of auto is refused for `train` only: a sweep does not use that key, and one
+    configuration file serves both.
+    """
     if config.data.on_bad_shard == "quarantine":
         raise ConfigError(
             "--on-bad-shard quarantine is for one machine: workers could step over different"
@@ -35,7 +39,7 @@ def check_options(config: Config) -> None:
             "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
             " --max-rows."
         )
-    if train.batch_schedule is not None or train.batch_size == AUTO:
+    if train.batch_schedule is not None or (verb == "train" and train.batch_size == AUTO):
         flag = "--batch-schedule" if train.batch_schedule else "--batch-size auto"
         raise ConfigError(
             f"{flag} is for one machine: shares and lanes are parts of one minibatch size. Give"
@@ -60,7 +64,7 @@ def choose_runner(
     """
     if client is None and not is_wanted(config.cluster):
         return nullcontext(run_pass)
-    check_options(config)
+    check_options(verb, config)
     # Most runs have no cluster, and need not wait for what belongs to one.
     from streamtrain.cluster.runner import cluster_runner
 

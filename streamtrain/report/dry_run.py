@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class _Work:
     ladder: LadderInfo | None = None
 
 
-def plan_run(config: Config, verb: str) -> Json:
+def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
     `seconds`: of all passes and of the timing after them, without opening the data; None where only
@@ -83,7 +83,7 @@ def plan_run(config: Config, verb: str) -> Json:
     what the run itself would raise before its first step.
     """
     if is_wanted(config.cluster):
-        check_options(config)
+        check_options(verb, config)
     work = _train_work(config) if verb == "train" else _sweep_work(config)
     prepared, ladder, stages = work.prepared, work.ladder, work.stages
     source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
