@@ -35,7 +35,7 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
     y_title = "seconds of training"
     heights = [row[name] for row in rows for name in ("seconds", "label_seconds")]
     y = alt.Y("seconds:Q", title=y_title, **log_axis(ends_of(heights, 1.4)))
-    base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables)
+    base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables["cells"])
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
         alt.Tooltip("loss:Q", format=".4~g"),
