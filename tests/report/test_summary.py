@@ -241,6 +241,29 @@ def test_a_handful_of_held_out_rows_is_said_to_say_little():
 
 
 @pytest.mark.parametrize(
+    ("columns", "flag"),
+    [
+        ({"x0": 3000, "x1": 1000}, "--features"),
+        ({"x0": 2000, "x1": 2000}, "--on-null"),
+        ({"x0": 900, "x1": 100}, "--on-null"),
+        ({"y": 4000}, "--on-null"),
+    ],
+    ids=["one feature", "two features", "few rows", "the target"],
+)
+def test_a_feature_that_costs_most_of_the_rows_is_named(columns, flag):
+    records = make_records(trials=1)
+    kept, total = 1000, sum(columns.values())
+    rows = kept + total
+    records[0] |= {"epoch_rows": rows, "data": records[0]["data"] | {"num_rows": rows}}
+    for record in records:
+        if record["event"] == "pass":
+            record |= {"rows_read": kept, "dropped": {"total": total, "columns": columns}}
+    (warning,) = (w for w in summarize(records)["warnings"] if "left out" in w["text"])
+    assert warning["flag"] == flag
+    assert ("x0 has none in most of them" in warning["text"]) == (flag == "--features")
+
+
+@pytest.mark.parametrize(
     ("name", "rows_read", "counted", "text"),
     [
         ("dropped", 5 * 38_563, 15, "3 of 48,204 rows have a null, NaN or infinite value, and are"),

@@ -37,6 +37,8 @@ _EASY_TARGET = 1.5
 _LITTLE_LEARNED = 0.01
 #: The relative standard error of a loss on n rows is about √(2/n): one seventh for 100 rows.
 _FEW_HELD_OUT = 100
+#: Dropped rows are too many from this fraction of all rows on; a choice of this project.
+_MOST_ROWS = 0.5
 #: A confirmation whose interval excludes the predicted seconds is warned about when it is off by
 #: more than this factor, and by more seconds than a start takes.
 MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
@@ -141,7 +143,7 @@ def _of_nulls(run: Run) -> Warnings:
         rows_read = sum(record.rows_read for record in run.passes)
         if not total or not rows_read:
             continue
-        columns: Counter[str] = Counter()
+        flag, columns = "--on-null", Counter[str]()
         for count in counts:
             columns += Counter(count.columns)
         rows, found = _bad_per_epoch(run, total / rows_read, is_dropped=is_dropped)
@@ -157,12 +159,25 @@ def _of_nulls(run: Run) -> Warnings:
                 f"{found:,} of {rows:,} rows {verb} a null, NaN or infinite value, and"
                 f" {'is' if found == 1 else 'are'} left out ({where})."
             )
+            if sparse := _sparse_feature(run, columns, share=found / rows):
+                text += f" {sparse} has none in most of them: leave that feature out."
+                flag = "--features"
         else:
             text = (
                 f"{plural(found, 'value')} of {rows:,} rows {'is' if found == 1 else 'are'} null,"
                 f" NaN or infinite, and imputed ({where})."
             )
-        yield f"{'About ' if is_estimate else ''}{text}", "--on-null"
+        yield f"{'About ' if is_estimate else ''}{text}", flag
+
+
+def _sparse_feature(run: Run, columns: Counter[str], *, share: float) -> str:
+    """Return the feature that is counted for most of the dropped rows; "" where none is.
+
+    `share`: of all rows, those that were dropped; a feature is named where it is most of them.
+    """
+    (name, count), *_ = columns.most_common(1)
+    is_most = share > _MOST_ROWS and count > _MOST_ROWS * columns.total()
+    return name if is_most and name in run.header.data.features else ""
 
 
 def _bad_per_epoch(run: Run, per_row_read: float, *, is_dropped: bool) -> tuple[int, float]:
