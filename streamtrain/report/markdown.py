@@ -148,6 +148,8 @@ def render_markdown(analysis: Analysis) -> str:
         parts += [_confirmed_table(confirmed), confirmation_note(summary)]
     if summary.warnings:
         parts.append(f"## Warnings\n\n{_bullets(map(_warning_text, summary.warnings))}")
+    if summary.data.notices:
+        parts.append(f"## Noticed in the data\n\n{_bullets(summary.data.notices)}")
     run_facts = [
         ("url", summary.data.url),
         ("fingerprint", summary.data.fingerprint),
