@@ -56,9 +56,9 @@ class FoundShards:
     """The shards that a path refers to, before columns are chosen; empty shards are excluded.
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
-    `folder`, `digest` and `notices`: see `Dataset`. `table`: the columns of an imported table, also those that
-    its shards lack. `needs_target`: why its target must be named; empty where the last column is a
-    good default.
+    `folder`, `digest` and `notices`: see `Dataset`. `table`: the columns of an imported table, also
+    those that its shards lack. `needs_target`: why its target must be named; empty where the last
+    column is a good default.
     """
 
     url: str
