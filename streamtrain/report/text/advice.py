@@ -16,6 +16,7 @@ from streamtrain.report.number_format import (
 from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.text.more_rows import far_prediction
 from streamtrain.report.text.outlier import cure, outlier_advice, outlier_flags, outlier_text
+from streamtrain.report.text.overtrained import overtrained_text
 from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
@@ -54,6 +55,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
         *_of_quarantine(analysis.summary),
         *_of_run(analysis),
         *_of_outlier(analysis),
+        *filter(None, [overtrained_text(analysis.run)]),
         *_of_losses(analysis),
         *_of_more_rows(analysis.summary),
         *_of_outcomes(analysis),
@@ -276,7 +278,7 @@ def _of_losses(analysis: Analysis) -> Warnings:
         yield text, "--features"
     if linear is not None and smallest > linear:
         text = f"No size is better than the best linear model (loss {loss_text(linear)})."
-        yield text, "--max-rows"
+        yield text, None if overtrained_text(analysis.run) else "--max-rows"
 
 
 def _of_easy_target(summary: Summary) -> Warnings:
