@@ -528,6 +528,23 @@ def test_the_tables_name_all_sizes_of_a_training_that_changed():
     assert summarize(make_records())["sizes_used"] == []
 
 
+def test_the_text_report_of_train_compares_no_sizes():
+    trained, swept = (
+        render_markdown(analyze(collect(records))) for records in (make_growing(), make_records())
+    )
+    for words in ("Why: ", "## The best size for each loss"):
+        assert (words in swept, words in trained) == (True, False)
+
+
+def test_a_training_that_waits_is_named_by_all_its_sizes():
+    records = make_growing()
+    for record in records:
+        if record["event"] == "delivery":
+            record["seconds"] *= 500
+    (waits,) = [w["text"] for w in summarize(records)["warnings"] if "input-bound" in w["text"]]
+    assert waits.startswith("1,024, then 4,096: input-bound")
+
+
 def test_the_ladder_stands_between_the_mean_and_the_best_possible():
     rungs = ladder(analyze(collect(make_records())).summary)
     assert [name for name, *_ in rungs] == [

@@ -29,7 +29,7 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
     title = f"RMSE ({summary.data.target})" if has_rmse else "held-out loss"
     low, high = ends_of(losses, 1.02)
     low /= (high / low) ** _LABEL_ROOM
-    axis = log_axis((low, high), "~g")
+    axis = log_axis((low, high), ",~g")  # an RMSE may be in thousands, as in the table
     axis["scale"] = alt.Scale(type="log", domain=[high, low], nice=False)
     x = alt.X("error:Q", title=f"{title}: better to the right", **axis)
     y_title = "seconds of training"

@@ -10,6 +10,7 @@ from streamtrain.report.number_format import (
     loss_text,
     rate_text,
     size_text,
+    sizes_in_turn,
     sizes_text,
     target_word,
 )
@@ -376,8 +377,9 @@ def _of_speed(summary: Summary) -> Warnings:
         if cell.batch_size in summary.recommendation.equivalent and is_input_bound(summary, cell)
     ]
     if bound:
+        sizes = sizes_in_turn(summary.sizes_used) or sizes_text(bound)
         text = (
-            f"{sizes_text(bound)}: input-bound, since steps wait for rows more than"
+            f"{sizes}: input-bound, since steps wait for rows more than"
             f" {INPUT_BOUND:.0%} of the time; reading uses the same cores."
         )
         yield text, "--readers"
