@@ -42,6 +42,13 @@ def test_a_rung_longer_than_the_trials_counts_where_it_was_better():
     assert found.loss.lo < 0.1 < found.loss.hi
 
 
+def test_seeds_with_the_same_rows_are_compared_by_their_mean():
+    losses = np.exp(np.random.default_rng(1).normal(size=(50, 3, 4)))
+    for curves in losses:
+        means = np.log(curves[:, 1:]).mean(axis=0)
+        assert find(make_run(curves.tolist()), range(3)).rows == ROWS[1 + means.argmin()]
+
+
 def test_a_lucky_seed_does_not_make_the_rows_best_that_it_alone_has():
     lucky = [0.3, 0.2, 0.05, 0.06, 0.07]  # its loss rises after 128 rows, as that of the others
     run = make_run([lucky, [1.0, 0.5, 0.2, 0.4], [1.0, 0.5, 0.2, 0.4]])
