@@ -89,7 +89,7 @@ def _change_by_rows(curves: Sequence[Curve], rows: Sequence[int]) -> dict[int, f
             seeds.append(tuple(zip(*known, strict=True)))
     changes, level = {rows[0]: 0.0}, 0.0
     for pair in pairwise(rows):
-        ends = np.log(pair)
+        ends = [math.log(row) for row in pair]  # as above: NumPy may round the last bit otherwise
         falls = [
             np.diff(np.interp(ends, places, logs)).item()
             for places, logs in seeds
