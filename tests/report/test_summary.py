@@ -541,8 +541,12 @@ def test_a_training_that_waits_is_named_by_all_its_sizes():
     for record in records:
         if record["event"] == "delivery":
             record["seconds"] *= 500
-    (waits,) = [w["text"] for w in summarize(records)["warnings"] if "input-bound" in w["text"]]
-    assert waits.startswith("1,024, then 4,096: input-bound")
+    (waits,) = [w for w in summarize(records)["warnings"] if "input-bound" in w["text"]]
+    assert waits["text"].startswith("1,024, then 4,096: input-bound")
+    assert waits["flag"] is None  # readers beyond the cores would be slower
+    records[0]["data"]["url"] = "s3://bucket/rows"
+    (waits,) = [w for w in summarize(records)["warnings"] if "input-bound" in w["text"]]
+    assert waits["flag"] == "--readers"
 
 
 def test_the_ladder_stands_between_the_mean_and_the_best_possible():

@@ -378,11 +378,9 @@ def _of_speed(summary: Summary) -> Warnings:
     ]
     if bound:
         sizes = sizes_in_turn(summary.sizes_used) or sizes_text(bound)
-        text = (
-            f"{sizes}: input-bound, since steps wait for rows more than"
-            f" {INPUT_BOUND:.0%} of the time; reading uses the same cores."
-        )
-        yield text, "--readers"
+        text = f"{sizes}: input-bound, since steps wait for rows more than {INPUT_BOUND:.0%} of the"
+        flag = "--readers" if "://" in summary.data.url else None  # else the cores are the limit
+        yield f"{text} time; reading uses the same cores.", flag
 
 
 def _smallest_loss(summary: Summary) -> float | None:
