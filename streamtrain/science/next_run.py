@@ -78,7 +78,7 @@ def _change_by_rows(curves: Sequence[Curve], rows: Sequence[int]) -> dict[int, f
     losses are small at all rows does not make those rows look best that it alone has. Between its
     evaluations the log loss of a seed is linear in the logarithm of the rows.
     """
-    seeds = []
+    seeds: list[tuple[list[float], list[float]]] = []
     for curve in curves:
         known = [
             (math.log(row), math.log(loss))
@@ -86,12 +86,12 @@ def _change_by_rows(curves: Sequence[Curve], rows: Sequence[int]) -> dict[int, f
             if row and 0 < loss < math.inf
         ]
         if known:
-            seeds.append(tuple(zip(*known, strict=True)))
+            seeds.append(([place for place, _ in known], [loss for _, loss in known]))
     changes, level = {rows[0]: 0.0}, 0.0
     for pair in pairwise(rows):
         ends = [math.log(row) for row in pair]  # as above: NumPy may round the last bit otherwise
         falls = [
-            np.diff(np.interp(ends, places, logs)).item()
+            float(np.diff(np.interp(ends, places, logs))[0])
             for places, logs in seeds
             if places[0] <= ends[0] and ends[1] <= places[-1]
         ]
