@@ -214,6 +214,7 @@ class Dataset:
             describes.
         folder: The folder of the shards where it is not `url`: that of an imported table.
         digest: Hash of the contents of all shards, from their manifest; empty without one.
+        notices: What was noticed when a table was imported, such as a row of totals.
         stamps: What shows that a file was written again (storage/data_fingerprint.py); None where
             the digest does.
     """
@@ -230,6 +231,7 @@ class Dataset:
     left_out: tuple[tuple[str, str], ...] = ()
     folder: str = ""
     digest: str = ""
+    notices: tuple[str, ...] = ()
     stamps: Json | None = None
 
     def place(self, shard: int, row: int) -> tuple[str, int]:

@@ -80,6 +80,16 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             id="sizes",
         ),
         pytest.param(
+            {"train": {"batch_size": "AUTO"}},
+            "f:3: train.batch_size: write rows like 256 or 64Ki, or auto (got 'AUTO')",
+            id="auto in capitals",
+        ),
+        pytest.param(
+            {"sweep": {"batch_sizes": "AUTO"}},
+            "f:3: sweep.batch_sizes: write sizes like 64,1024 or 64..1Mi*4, or auto (got 'AUTO')",
+            id="sizes in words",
+        ),
+        pytest.param(
             {"sweep": {"budget": "soon"}},
             "f:3: sweep.budget: 'soon' is not a budget. Write it like 60s, 5m or 100M rows",
             id="budget",

@@ -2,7 +2,7 @@
 
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ def inspect(
     from streamtrain.storage.column_choice import usable_columns
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect as describe
-    from streamtrain.storage.inspect import null_policy
+    from streamtrain.storage.inspect import null_policy, sparse_features
     from streamtrain.storage.remote.store_options import make_storage
 
     names, problem = column_names(features), ""
@@ -81,12 +81,25 @@ def inspect(
         document["advice"].insert(0, f"{unlike_text(order)} `streamtrain ingest` shuffles them.")
     words = ["streamtrain", "sweep", data]
     words += ["--target", target] if target is not None else []
+    if features is None and (sparse := sparse_features(document)):
+        features = _names_without(document, sparse)
     words += ["--features", features] if features is not None else []
     words += as_words(texts)
     policy = null_policy(document)  # without one, the sweep would end at the first null
     words += ["--on-null", policy] if policy else []
     show(page(document, shlex.join(words)), document, as_json=output.json)
     return DataError.exit_code if document["problem"] else 0
+
+
+def _names_without(document: Mapping[str, Any], left_out: Sequence[str]) -> str | None:
+    """Return the other features as `--features` takes them.
+
+    None where they are too many for a command, or have names that it would split.
+    """
+    *features, _ = document["columns"]
+    names = [column["name"] for column in features if column["name"] not in left_out]
+    is_whole = all(name == name.strip() and "," not in name for name in names)
+    return ",".join(names) if is_whole and len(names) <= _MOST_COLUMNS else None
 
 
 def page(document: Mapping[str, Any], command: str) -> str:

@@ -151,9 +151,13 @@ def trained_on_null(model: str) -> Literal["error", "drop"]:
     """Return the null policy for a model's predictions, from the config of its run.
 
     `drop` if the run dropped rows; otherwise, or without a config, `error`. A model that was
-    trained with `impute` fills values itself. Raises DataError for a damaged config.
+    trained with `impute` fills values itself. The model of the smallest loss, in the folder best of
+    a run, has that of the run. Raises DataError for a damaged config.
     """
-    path = Path(model) / RESOLVED
+    folder = Path(model)
+    path = folder / RESOLVED
+    if not path.exists() and folder.name == "best":
+        path = folder.parent / RESOLVED
     if not path.exists():
         return "error"
     setting = kept_layer(str(path)).get("data.on_null")

@@ -49,10 +49,12 @@ def refuse_shares(config: Config, batch_size: int) -> None:
         )
 
 
-def check_options(verb: str, config: Config) -> None:
+def check_options(verb: Literal["sweep", "train"], config: Config) -> None:
     """Raise ConfigError for options with which workers could not train, or would differ.
 
-    They are refused before the run has a record, and not when its first pass starts.
+    They are refused before the run has a record, and not when its first pass starts. A
+    `train.batch_size` of auto is refused for `train` only: a sweep does not use that key, and one
+    configuration file serves both.
     """
     if config.data.on_bad_shard == "quarantine":
         raise ConfigError(
@@ -65,7 +67,7 @@ def check_options(verb: str, config: Config) -> None:
             "--max-time ends a pass by one machine's clock; on a cluster give --epochs or"
             " --max-rows."
         )
-    if train.batch_schedule is not None or train.batch_size == AUTO:
+    if train.batch_schedule is not None or (verb == "train" and train.batch_size == AUTO):
         flag = "--batch-schedule" if train.batch_schedule else "--batch-size auto"
         raise ConfigError(
             f"{flag} is for one machine: shares and lanes are parts of one minibatch size. Give"

@@ -165,9 +165,19 @@ def _check_size(size: int) -> None:
         raise ValueError("sizes are whole numbers from 1 to 2^62")
 
 
+def _refuse_words(value: Any, examples: str) -> None:
+    """Raise ValueError for text without a digit.
+
+    The message of `parse_count` would not name `auto`, of which `AUTO` is a misspelling.
+    """
+    if isinstance(value, str) and not any(character.isdigit() for character in value):
+        raise ValueError(f"write {examples}, or {AUTO}")
+
+
 def _size_or_auto(value: Any) -> Any:
     if value == AUTO:
         return value
+    _refuse_words(value, "rows like 256 or 64Ki")
     size = parse_count(value)
     _check_size(size)
     return size
@@ -175,7 +185,10 @@ def _size_or_auto(value: Any) -> Any:
 
 def _sizes_or_auto(value: Any) -> Any:
     """Parse `auto` as None, which leaves the sizes to the sweep."""
-    return None if value is None or value == AUTO else parse_sizes(value)
+    if value is None or value == AUTO:
+        return None
+    _refuse_words(value, "sizes like 64,1024 or 64..1Mi*4")
+    return parse_sizes(value)
 
 
 def _before(parse: Callable[[Any], Any], **schema: Any) -> BeforeValidator:

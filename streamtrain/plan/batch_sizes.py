@@ -1,7 +1,7 @@
 """The minibatch sizes that a sweep starts with, from the rows of a table, and sizes that change."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from streamtrain.records import BatchStage
 
@@ -63,6 +63,18 @@ def rows_of_sizes(stages: Sequence[BatchStage], rows: float) -> dict[int, float]
     for stage, end in zip(stages, ends, strict=True):
         taken[stage.batch_size] += max(0, min(rows, end) - stage.first_row)
     return taken
+
+
+def used_sizes(stages: Iterable[BatchStage], rows: float) -> tuple[int, ...]:
+    """Return the sizes that a training of `rows` rows came to, in their order; the first at least.
+
+    >>> sizes = {0: 32, 100: 64, 200: 1024}
+    >>> used_sizes([BatchStage(first_row=row, batch_size=sizes[row]) for row in sizes], 200)
+    (32, 64)
+    """
+    return tuple(
+        stage.batch_size for stage in stages if stage.first_row < rows or not stage.first_row
+    )
 
 
 def first_sizes(most: int) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ class DataInfo:
         on_null: What is done with rows that have nulls: error, drop or impute.
         transform: The function that changes each block; None when there is none.
         imputed: The values that stand for nulls, by column; None when none do.
+        notices: What was noticed when a text table was read, such as a row of totals.
     """
 
     url: str = ""
@@ -72,6 +73,7 @@ class DataInfo:
     on_null: str = "error"
     transform: Json | None = None
     imputed: dict[str, float] | None = None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

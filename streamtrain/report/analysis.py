@@ -104,6 +104,8 @@ class Summary:
             that every finished cell took.
         holdout_loss_at_seconds: Seconds of training at which cells[].holdout_loss_at_seconds is
             compared: the longest that every finished cell trained.
+        sizes_used: The minibatch sizes that `train` came to, in their order; its one cell has the
+            first. Empty for a sweep.
         cells: One per batch size, in the order of the run.
         recommendation: The recommended minibatch size, by the rule of the report.
         frontier: The fastest size to each of a ladder of losses, from the highest to the target.
@@ -162,6 +164,7 @@ class Summary:
     holdout_loss_at_rows: int | None = None
     holdout_loss_at_steps: int | None = None
     holdout_loss_at_seconds: float | None = None
+    sizes_used: tuple[int, ...] = ()
     cells: tuple[CellFigures, ...] = ()
     recommendation: Recommended = field(default_factory=Recommended)
     frontier: tuple[Frontier, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.axis import ends_of, spread, with_intervals
 from streamtrain.report.measure_data import Row, measure_tables
-from streamtrain.report.number_format import loss_text, size_text, status_text
+from streamtrain.report.number_format import cell_size_text, loss_text, size_text, status_text
 from streamtrain.report.summary_parts import CellFigures
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Curve
@@ -38,8 +38,7 @@ def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
     labelled = _labelled_sizes(summary)
     curves = _curve_table(analysis)
     cells = [
-        _cell_row(cell, cell.batch_size in labelled, summary.recommendation.batch_size)
-        for cell in summary.cells
+        _cell_row(summary, cell, is_labelled=cell.batch_size in labelled) for cell in summary.cells
     ]
     references = _references(summary)
     _add_ends(cells, curves)
@@ -63,14 +62,14 @@ def _six_digits(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _cell_row(cell: CellFigures, is_labelled: bool, recommended: int | None) -> Row:
-    size = size_text(cell.batch_size)
+def _cell_row(summary: Summary, cell: CellFigures, *, is_labelled: bool) -> Row:
+    size = cell_size_text(cell.batch_size, summary.sizes_used)
     row: Row = {
         "batch_size": cell.batch_size,
         "size": size,
         "lr": cell.lr,
         "status": status_text(cell.status),
-        "recommended": cell.batch_size == recommended,
+        "recommended": cell.batch_size == summary.recommendation.batch_size,
         "label": size if is_labelled else "",
     }
     for name in ("rows_per_second", "holdout_loss", "seconds_to_target"):
@@ -134,7 +133,12 @@ def _near_labels(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _labelled_sizes(summary: Summary) -> set[int]:
-    """Return all sizes where they are few, else ten spread ones and the recommended one."""
+    """Return all sizes where they are few, else ten spread ones and the recommended one.
+
+    None where one training came to several: their names have no room beside its curve.
+    """
+    if len(summary.sizes_used) > 1:
+        return set()
     sizes = [cell.batch_size for cell in summary.cells]
     if len(sizes) <= _ALL_LABELLED:
         return set(sizes)
@@ -150,19 +154,25 @@ def _curve_table(analysis: Analysis) -> list[Row]:
         row
         for curve in curves
         for row in _curve_rows(
-            curve, speeds[curve.batch_size], stride, held_out=analysis.run.has_holdout
+            curve,
+            cell_size_text(curve.batch_size, analysis.summary.sizes_used),
+            speeds[curve.batch_size],
+            stride,
+            held_out=analysis.run.has_holdout,
         )
     ]
 
 
-def _curve_rows(curve: Curve, speed: float | None, stride: int, *, held_out: bool) -> list[Row]:
+def _curve_rows(
+    curve: Curve, size: str, speed: float | None, stride: int, *, held_out: bool
+) -> list[Row]:
     """Return every `stride`-th evaluation of a curve, and the last."""
     losses = curve.holdout_loss if held_out else [2 * loss for loss in curve.train_loss]
     points = list(zip(curve.rows, curve.steps, losses, strict=True))
     return [
         {
             "batch_size": curve.batch_size,
-            "size": size_text(curve.batch_size),
+            "size": size,
             "trial": curve.trial,
             "rows": rows,
             "steps": steps,

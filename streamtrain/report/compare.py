@@ -134,12 +134,16 @@ def verdict_words(cell: Mapping[str, Any], *, is_comparable: bool = True) -> str
 
 
 def render_comparison(document: Mapping[str, Any], names: tuple[str, str]) -> str:
-    """Return a comparison as plain text: the answer, the runs as wholes, settings, every size."""
+    """Return a comparison as plain text: the answer, the runs as wholes, settings, every size.
+
+    Two paths of the same data are no change: `train --from` makes the path of a sweep absolute.
+    """
     side_a, side_b = document["sides"]
     changed = "\n".join(
         f"changed  {item['key']}: {_value(item['a'])} → {_value(item['b'])}"
         for item in document["changed"]
         if item["key"] not in _IN_TABLE
+        and not (item["key"] == "data.path" and document["same_data"])
         and not (item["key"].startswith("sweep.") and side_a["verb"] != side_b["verb"])
     )
     samples = "paired trial by trial" if document["paired"] else "of independent trials"

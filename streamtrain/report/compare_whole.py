@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamtrain.base.units import format_count
+from streamtrain.plan.batch_sizes import used_sizes
 from streamtrain.records import parse
 from streamtrain.report.analysis import Analysis, is_trained, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures
@@ -18,7 +19,7 @@ from streamtrain.report.number_format import (
     rmse_text,
     seconds_text,
     size_text,
-    stages_used,
+    sizes_in_turn,
     status_text,
     target_word,
 )
@@ -151,7 +152,7 @@ def _whole(run: Run, cell: Cell | None) -> Whole:
         trials=len(cell.curves),
         rows=rows,
         training_seconds=measure(by_name["training_seconds"].values.values(), log=True),
-        sizes=stages_used(run.stages, rows or 0) if len(run.stages) > 1 else "",
+        sizes=sizes_in_turn(used_sizes(run.stages, rows or 0)) if len(run.stages) > 1 else "",
         lacks=lacks,
     )
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class _Work:
     ladder: LadderInfo | None = None
 
 
-def plan_run(config: Config, verb: str) -> Json:
+def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
     `seconds`: of all passes and of the timing after them, without opening the data; None where only

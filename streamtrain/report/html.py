@@ -20,6 +20,7 @@ from streamtrain.report.charts import Spec, theme
 from streamtrain.report.markdown import answer_table, data_line, markdown_table
 from streamtrain.report.measure_data import Tables, used_tables
 from streamtrain.report.number_format import (
+    cell_size_text,
     count_text,
     loss_figure_text,
     loss_text,
@@ -69,6 +70,8 @@ _FIGURES = (
     ("rows to target", "rows_to_target", count_text),
     ("steps to target", "steps_to_target", count_text),
 )
+#: Figures that compare sizes: `train` has one, of which they say nothing.
+_COMPARING = ("slower_by", "holdout_loss_at_steps", "holdout_loss_at_seconds")
 #: Parts of `summary.json` that the page shows as they are.
 _DETAILS = (
     ("Configuration", "config"),
@@ -128,7 +131,9 @@ def render_html(
         "measure_facts": measure_facts(summary.measures),
         "captions": captions(summary, tables),
         "confirmation_note": confirmation_note(summary),
-        "figures": _FIGURES,
+        "figures": [
+            figure for figure in _FIGURES if summary.verb == "sweep" or figure[1] not in _COMPARING
+        ],
         "tiles": tiles(summary),
         "answer_table": answer_table(summary) if summary.verb != "train" else [],
         "next_note": next_note(summary),
@@ -140,6 +145,7 @@ def render_html(
         "holdout_name": holdout_text(summary),
         "unfinished": summary.seconds is None,
         "verdict": lambda cell: verdict_text(summary, cell),
+        "size_of": lambda cell: cell_size_text(cell.batch_size, summary.sizes_used),
         "run_facts": run_facts(summary),
         "details": _details(summary),
     }

@@ -127,7 +127,7 @@ def render_markdown(analysis: Analysis) -> str:
         "# streamtrain report",
         summary.sentence,
         *_next_command(summary, quote="`"),
-        f"Why: {summary.recommendation.reason}",
+        *([f"Why: {summary.recommendation.reason}"] if summary.verb == "sweep" else []),
         as_markdown(answer_table(summary)),
         _bullets([*references(summary), intervals(summary)]),
         *summary.why,
@@ -142,12 +142,14 @@ def render_markdown(analysis: Analysis) -> str:
         if pairs:
             parts.append(f"## {heading}\n\n{_bullets(f'{name}: {text}' for name, text in pairs)}")
     parts.append(f"## Every size\n\n{markdown_table(summary)}")
-    if summary.frontier:
+    if summary.frontier and summary.verb == "sweep":
         parts.append(f"## The best size for each loss\n\n{as_markdown(frontier_table(summary))}")
     if confirmed := confirmation_rows(summary):
         parts += [_confirmed_table(confirmed), confirmation_note(summary)]
     if summary.warnings:
         parts.append(f"## Warnings\n\n{_bullets(map(_warning_text, summary.warnings))}")
+    if summary.data.notices:
+        parts.append(f"## Noticed in the data\n\n{_bullets(summary.data.notices)}")
     run_facts = [
         ("url", summary.data.url),
         ("fingerprint", summary.data.fingerprint),

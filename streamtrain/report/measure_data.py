@@ -70,7 +70,8 @@ def used_tables(tables: Tables) -> dict[str, Sequence[Row]]:
 
 
 def _repeats(run: Run) -> Iterator[Row]:
-    for size in run.batch_sizes:
+    # a size that changes in training is timed at each that it came to, not only at its first
+    for size in dict.fromkeys([*run.batch_sizes, *sorted(run.step_seconds)]):
         for repeat, (rows, seconds) in sorted(run.step_seconds.get(size, {}).items()):
             if seconds > 0:
                 yield {

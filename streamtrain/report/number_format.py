@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from streamtrain.records import BatchStage
 from streamtrain.science.intervals import Estimate
 
 NOTHING = "–"
@@ -54,15 +53,22 @@ def size_text(batch_size: int) -> str:
     return f"{batch_size:,}"
 
 
-def stages_used(stages: Iterable[BatchStage], rows: int) -> str:
-    """Return the sizes that a training of `rows` rows came to.
+def sizes_in_turn(sizes: Iterable[int]) -> str:
+    """Return the sizes of a training in their order.
 
-    >>> sizes = {0: 32, 100: 64, 200: 1024}
-    >>> stages_used([BatchStage(first_row=row, batch_size=sizes[row]) for row in sizes], 200)
-    '32, then 64'
+    >>> sizes_in_turn([32, 64, 1024]), sizes_in_turn([32])
+    ('32, then 64, then 1,024', '32')
     """
-    used = (stage for stage in stages if stage.first_row < rows or not stage.first_row)
-    return ", then ".join(size_text(stage.batch_size) for stage in used)
+    return ", then ".join(map(size_text, sizes))
+
+
+def cell_size_text(batch_size: int, sizes_used: Sequence[int]) -> str:
+    """Return the size of a cell; where it changed in training, all sizes that `train` used.
+
+    >>> cell_size_text(64, []), cell_size_text(32, [32, 1024])
+    ('64', '32, then 1,024')
+    """
+    return sizes_in_turn(sizes_used) if len(sizes_used) > 1 else size_text(batch_size)
 
 
 def sizes_text(sizes: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from streamtrain.plan.batch_sizes import used_sizes
 from streamtrain.records import DataInfo, ReferenceLoss, RunEnded, stages_text
 from streamtrain.report.analysis import Analysis, Summary, strict
 from streamtrain.report.cell_figures import ComparedAt, cell_figures, confirmations, target_figures
@@ -97,6 +98,7 @@ def _summary(run: Run, judgement: Judgement, marks: Landmarks) -> Summary:
         holdout_loss_at_rows=compared_at.rows,
         holdout_loss_at_steps=compared_at.steps,
         holdout_loss_at_seconds=compared_at.seconds,
+        sizes_used=used_sizes(run.stages, run.rows_reached),
         cells=figures,
         frontier=tuple(_frontier(run, point) for point in points),
         goal=run.goal,

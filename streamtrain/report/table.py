@@ -7,6 +7,7 @@ from streamtrain.base.words import plural
 from streamtrain.report.analysis import Summary, is_trained
 from streamtrain.report.number_format import (
     NOTHING,
+    cell_size_text,
     error_text,
     loss_above_text,
     loss_figure_text,
@@ -41,7 +42,8 @@ def answer_texts(summary: Summary, cell: CellFigures) -> list[str]:
     """Return one cell as the texts of the answer's five columns."""
     has_rmse = _has_rmse(summary)
     error = rmse_text(cell.holdout_rmse) if has_rmse else loss_figure_text(cell.holdout_loss)
-    size, verdict = size_text(cell.batch_size), plain_verdict(summary, cell)
+    size = cell_size_text(cell.batch_size, summary.sizes_used)
+    verdict = plain_verdict(summary, cell)
     if summary.verb == "train":
         return [size, rate_text(cell.lr), speed_text(cell.rows_per_second), error, verdict]
     chosen = cell.batch_size == summary.recommendation.batch_size
@@ -83,7 +85,7 @@ def headings(summary: Summary) -> list[str]:
 def row_texts(summary: Summary, cell: CellFigures) -> list[str]:
     """Return one cell as the texts of the columns of `headings`."""
     return [
-        size_text(cell.batch_size),
+        cell_size_text(cell.batch_size, summary.sizes_used),
         rate_text(cell.lr),
         speed_text(cell.rows_per_second),
         loss_figure_text(cell.holdout_loss),

@@ -169,4 +169,5 @@ def _data_info(prepared: Prepared) -> DataInfo:
         on_null=source.on_null,
         transform=None if source.transform is None else source.transform.record(),
         imputed=imputed,
+        notices=dataset.notices,
     )

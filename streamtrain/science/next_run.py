@@ -8,6 +8,7 @@ seeds of the sweep.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,7 +35,8 @@ class NextRun:
 def next_run(run: Run, cell: Cell) -> NextRun | None:
     """Return what to expect of training at a cell's size and rate; None without a finite loss.
 
-    The loss at a number of rows is the geometric mean over all seeds that have these rows. The
+    Numbers of rows are compared seed by seed, since only one seed may have the most rows: see
+    `_change_by_rows`. The loss there is the geometric mean over all seeds that have them. The
     deviation of seeds is that of the log loss at the most rows that all trials of the cell have.
     Where the learning rate follows a schedule, the rows are those of the whole schedule: a curve
     cut short is then no run of its own.
@@ -46,7 +48,8 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
         return None
     most = max(by_rows)
     if run.header.config.get("train", {}).get("schedule", "constant") == "constant":
-        rows = min(by_rows, key=lambda rows: (float(np.mean(by_rows[rows])), rows))
+        changes = _change_by_rows(curves, sorted(by_rows))
+        rows = min(by_rows, key=lambda rows: (changes[rows], rows))
     else:
         rows = most
     logs = by_rows[rows]
@@ -66,6 +69,35 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
             n=len(logs),
         ),
     )
+
+
+def _change_by_rows(curves: Sequence[Curve], rows: Sequence[int]) -> dict[int, float]:
+    """Return the change of the log loss from the first of `rows`, ascending, to each of them.
+
+    The change from one to the next is the mean over the seeds that trained on both. So a seed whose
+    losses are small at all rows does not make those rows look best that it alone has. Between its
+    evaluations the log loss of a seed is linear in the logarithm of the rows.
+    """
+    seeds: list[tuple[list[float], list[float]]] = []
+    for curve in curves:
+        known = [
+            (math.log(row), math.log(loss))
+            for row, loss in zip(curve.rows, curve.holdout_loss, strict=True)
+            if row and 0 < loss < math.inf
+        ]
+        if known:
+            seeds.append(([place for place, _ in known], [loss for _, loss in known]))
+    changes, level = {rows[0]: 0.0}, 0.0
+    for pair in pairwise(rows):
+        ends = [math.log(row) for row in pair]  # as above: NumPy may round the last bit otherwise
+        falls = [
+            float(np.diff(np.interp(ends, places, logs))[0])
+            for places, logs in seeds
+            if places[0] <= ends[0] and ends[1] <= places[-1]
+        ]
+        level += float(np.mean(falls)) if falls else 0.0
+        changes[pair[1]] = level
+    return changes
 
 
 def _losses_by_rows(curves: Sequence[Curve]) -> dict[int, list[float]]:

@@ -86,7 +86,7 @@ def left_out_message(columns: Sequence[Column]) -> str:
     if all(column.refusal == NO_DATETIME for column in columns):
         remedy = "Give --datetime epoch or --datetime parts to use them"
     else:
-        remedy = "Select a column with --features to see why"
+        remedy = "To use a column, write its values as numbers, such as 0 and 1 for no and yes"
         if any(column.refusal == NO_DATETIME for column in columns):
             remedy += "; --datetime epoch or parts makes numbers of dates and times"
     return f"left out, since they are not numbers: {', '.join(names)}. {remedy}."

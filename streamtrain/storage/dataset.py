@@ -56,9 +56,9 @@ class FoundShards:
     """The shards that a path refers to, before columns are chosen; empty shards are excluded.
 
     `left_out`: (file, cause) of shards that could not be opened, when such shards are quarantined.
-    `folder` and `digest`: see `Dataset`. `table`: the columns of an imported table, also those that
-    its shards lack. `needs_target`: why its target must be named; empty where the last column is a
-    good default.
+    `folder`, `digest` and `notices`: see `Dataset`. `table`: the columns of an imported table, also
+    those that its shards lack. `needs_target`: why its target must be named; empty where the last
+    column is a good default.
     """
 
     url: str
@@ -70,6 +70,7 @@ class FoundShards:
     digest: str = ""
     table: tuple[Column, ...] = ()
     needs_target: str = ""
+    notices: tuple[str, ...] = ()
 
 
 def open_shards(
@@ -264,6 +265,7 @@ def bind_columns(
         left_out=listing.left_out,
         folder=listing.folder,
         digest=listing.digest,
+        notices=listing.notices,
         stamps=None if listing.digest else file_stamps(listing.shards),
     )
 

@@ -133,6 +133,7 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
         table=note.columns,
         left_out=note.left_out,
         needs_target=note.needs_target,
+        notices=note.warnings,
         folder=str(folder / _ROWS_NAME),
     )
 

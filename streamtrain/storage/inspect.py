@@ -28,6 +28,8 @@ from streamtrain.types import Column, Dataset
 
 #: Share of the rows that a null may cost before imputing the features is proposed instead.
 _MOST_DROPPED = 0.1
+#: Share of nulls above which a feature is better left out than the rows in which it is null.
+_MOSTLY_NULL = 0.5
 _SMALL_SPAN_ROWS = 16_384
 #: A local table of at most this many values is read where its footers lack counts of nulls or
 #: extremes. That takes 20 ms.
@@ -284,6 +286,19 @@ def null_policy(document: Mapping[str, Any]) -> str | None:
     return "drop" if target or any(features) else None
 
 
+def sparse_features(document: Mapping[str, Any]) -> list[str]:
+    """Return the features that cost most of the rows where those with a null are left out.
+
+    None where the features could be imputed, or where no other feature is left.
+    """
+    if null_policy(document) != "drop":
+        return []
+    *features, _ = document["columns"]
+    most = _MOSTLY_NULL * document["num_rows"]
+    sparse = [column["name"] for column in features if (column["nulls"] or 0) > most]
+    return sparse if len(sparse) < len(features) else []
+
+
 def _advice(document: dict[str, Any], window_rows: int) -> list[str]:
     """Return sentences that each name a figure and the command that helps, most important first."""
     return [
@@ -301,10 +316,19 @@ def _row_advice(document: dict[str, Any], window_rows: int) -> Iterator[str]:
     if nulls:
         named = ", ".join(f"{name} ({count:,})" for name, count in nulls.items())
         least = "at least " if len(nulls) > 1 else ""  # they may be in the same rows
-        dropped = f"{least}{max(nulls.values()):,} of {document['num_rows']:,}"
+        rows = f"of {document['num_rows']:,}"
+        dropped = f"{least}{max(nulls.values()):,} {rows}"
         yield (
             f"Null or NaN values in {named}: training refuses them; --on-null drop leaves their"
             f" rows out ({dropped}), --on-null impute puts the mean of the feature in their place."
+        )
+    if sparse := sparse_features(document):
+        others = [count for name, count in nulls.items() if name not in sparse]
+        least = "at least " if len(others) > 1 else ""
+        yield (
+            f"Most values of {', '.join(sparse)} are null: without"
+            f" {'it' if len(sparse) == 1 else 'them'} (--features), --on-null drop leaves out"
+            f" {least}{max(others):,} {rows}."
         )
     remedy = f"streamtrain ingest writes row groups of {_GOOD_SPAN_ROWS:,} rows"
     if spans["max"] > window_rows:

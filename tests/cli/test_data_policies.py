@@ -158,6 +158,17 @@ def test_other_evaluation_data_meets_the_same_policy(command, tmp_path, policy):
     assert command("train", clean, "-o", "n", "--eval-data", spoilt, *QUICK).code == 3
 
 
+def test_both_models_of_a_run_predict_with_its_null_policy(command, spoilt, tmp_path):
+    said = command("train", spoilt, "-o", "m", "--on-null", "drop", "--epochs", "1", *QUICK)
+    assert said.code == 0, said.err
+    rows = []
+    for model, out in (("m", "p.parquet"), ("m/best", "q.parquet")):
+        said = command("predict", model, spoilt, "-o", out)
+        assert said.code == 0, said.err
+        rows.append(pq.read_metadata(tmp_path / out).num_rows)
+    assert rows[0] == rows[1] < ROWS
+
+
 def test_nothing_left_is_refused(command, tmp_path):
     columns = make_rows(ROWS)
     columns["a"][:] = np.nan

@@ -153,7 +153,7 @@ def test_auto_trains_the_schedule_that_it_prints(command, tmp_path):
     assert said.code == 0, said.err
     schedule = "32@0,64@131072,128@262144"
     assert f"batch sizes: --batch-schedule {schedule}\n" in said.err
-    assert "at minibatch size 32, then 64, then 128 the held-out" in said.out.replace("\n", " ")
+    assert "at minibatch size 32, then 64, then 128, the held-out" in said.out.replace("\n", " ")
     given = command("train", "data", "--batch-schedule", schedule, "--out", "given", *flags)
     assert given.code == 0
     model = (tmp_path / "auto" / "model.safetensors").read_bytes()

@@ -1,5 +1,6 @@
 """What a message about a table tells to do works when it is typed."""
 
+import html
 import re
 import subprocess
 import sys
@@ -72,6 +73,12 @@ def test_the_command_for_totals_leaves_them_out(command, tmp_path: Path, end: st
     (tmp_path / "my t.csv").write_text("name;a;y\n" + rows + end)
     said = command("inspect", "my t.csv")
     (typed,) = re.findall(r"in a copy: (sed .*)\n", said.err)
+    # the report of a run on it says the same, after the terminal is gone
+    run = command("train", "my t.csv", "--max-rows", "100", "--hidden", "4", "-o", "m")
+    assert run.code == 0, run.err
+    for name in ("report.html", "report.md"):
+        page = html.unescape((tmp_path / "m" / name).read_text())
+        assert f"in a copy: {typed}" in page.partition("Noticed in the data")[2]
     subprocess.run(["sh", "-c", typed], check=True, cwd=tmp_path)
     assert (tmp_path / "my t-rows.csv").read_text() == "name;a;y\n" + rows
     assert "of totals" not in command("inspect", "my t-rows.csv").err

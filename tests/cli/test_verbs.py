@@ -101,11 +101,27 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("nulls", "policy"),
-    [({"y": 1}, "drop"), ({"a": 1, "b": 1}, "drop"), ({"a": 300}, "impute"), ({}, "")],
-    ids=["of the target", "few", "many of a feature", "none"],
+    ("nulls", "policy", "features"),
+    [
+        ({"y": 1}, "drop", ""),
+        ({"a": 1, "b": 1}, "drop", ""),
+        ({"a": 300}, "impute", ""),
+        ({"a": 501, "y": 1}, "drop", "b"),
+        ({"a": 500, "y": 1}, "drop", ""),
+        ({"a": 900, "b": 900, "y": 1}, "drop", ""),
+        ({}, "", ""),
+    ],
+    ids=[
+        "of the target",
+        "few",
+        "many of a feature",
+        "most of a feature",
+        "half of a feature",
+        "most of all features",
+        "none",
+    ],
 )
-def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls, policy):
+def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls, policy, features):
     values, rows = np.random.default_rng(0).normal(size=(3, 1000)), np.arange(1000)
     columns = {
         name: pa.array(column, mask=rows < nulls.get(name, 0))
@@ -114,7 +130,11 @@ def test_the_command_of_inspect_runs_on_rows_with_nulls(command, tmp_path, nulls
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
     page = command("inspect", "in.parquet").out
     words = re.search(r"^Next: streamtrain (.*)$", page, re.MULTILINE)[1].split()
-    assert words == ["sweep", "in.parquet", *(["--on-null", policy] if policy else [])]
+    given = {"--features": features, "--on-null": policy}
+    flags = [word for flag, value in given.items() if value for word in (flag, value)]
+    assert words == ["sweep", "in.parquet", *flags]
+    assert ("Most values of a are null: without it (--features), --on-null drop leaves out 1 of"
+            in page) == bool(features)  # fmt: skip
     config = command("init", "in.parquet", "--out", "-").out
     assert (re.search(r"^  on_null: (\w+)", config, re.MULTILINE) or ["", ""])[1] == policy
     assert command("train", *words[1:], "-o", "m", *QUICK).code == 0

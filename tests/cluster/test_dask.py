@@ -20,7 +20,8 @@ def test_a_sweep_over_workers_has_the_records_of_one_machine(
 ):
     notes = []
     monkeypatch.setattr(runner, "performance_report", performance_report)
-    config = config_of(data, SWEEP, cluster__slice_seconds=0.2)
+    # the batch size is the key of `train`, whose config file a sweep may share
+    config = config_of(data, SWEEP, cluster__slice_seconds=0.2, train__batch_size="auto")
     result = run_sweep(config, tmp_path / "a", client=client, on_note=notes.append)
     assert convergence(result.out) == alone
     passes = records(result.out, "pass")

@@ -203,6 +203,10 @@ class Page:
             )["data"]
         )
 
+    def print_view(self) -> None:
+        """Show the page with the styles of paper."""
+        self._browser.call("Emulation.setEmulatedMedia", self._session, media="print")
+
     def pdf(self) -> bytes:
         """Return the page as it prints."""
         return base64.b64decode(self._browser.call("Page.printToPDF", self._session)["data"])

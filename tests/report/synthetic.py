@@ -92,6 +92,19 @@ def make_records(
     return records
 
 
+def make_growing() -> list[dict]:
+    """Return the records of a `train` of 4 M rows at 1,024 rows, then 4,096, each with timings."""
+    header, *records = make_records([1024], trials=1, lrs=[0.004], verb="train")
+    schedule = {"batch_schedule": [[1024, 0], [4096, 65_000], [8192, 4_000_000]]}
+    header = {**header, "config": {**header["config"], "train": schedule}}
+    later = [
+        {**record, "batch_size": 4096, "seconds": record["seconds"] / 2}
+        for record in records
+        if record["event"] == "timing"
+    ]
+    return [header, *records[:-1], *later, records[-1]]
+
+
 def _run(sizes, trials, train_rows, lrs, target_loss, holdout, features, verb, truth) -> dict:
     ground_truth = {
         "kind": "friedman2",

@@ -12,10 +12,11 @@ from streamtrain.report.text.sentence import next_note
 from streamtrain.science.contest import mean_log_cost
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
-from tests.report.synthetic import make_records, with_measures
+from tests.report.synthetic import make_growing, make_records, with_measures
 
 RUNS = {
     "train": lambda: make_records([1024], trials=1, lrs=[0.004], verb="train"),
+    "a size that changes": make_growing,
     "sweep": lambda: make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]),
     "nothing reached": lambda: make_records((256, 1024), target_loss=[0.005]),
     "failed": lambda: make_records((256, 1024, 4096), outcomes={4096: "diverged"}),
@@ -35,6 +36,10 @@ def report(request):
 
 def test_a_caption_speaks_of_what_is_drawn(report):
     text, summary, tables = report
+    is_timed_at_several = len({row["batch_size"] for row in tables["repeats"]}) > 1
+    assert ("sizes taking turns" in text["throughput"]) == is_timed_at_several
+    is_changing = len(summary.sizes_used) > 1
+    assert ("Minibatches of 1,024, then 4,096 rows." in text["curves"]) == is_changing
     assert ("dashed" in text["throughput"]) == bool(tables["law"])
     assert ("delivery line" in text["throughput"]) == bool(tables["delivery"])
     assert (

@@ -13,7 +13,7 @@ from streamtrain.report.charts import chart_specs
 from streamtrain.report.charts.theme import reference_layers, round_ticks
 from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
-from tests.report.synthetic import make_records, with_measures
+from tests.report.synthetic import make_growing, make_records, with_measures
 
 
 def drawn(records):
@@ -44,6 +44,7 @@ def domains(spec, channel):
         pytest.param(
             lambda: make_records([1024], trials=1, lrs=[0.004], verb="train"), id="one size"
         ),
+        pytest.param(make_growing, id="a size that changes"),
         pytest.param(lambda: make_records((256, 1024), nan_sizes=[256, 1024]), id="all NaN"),
         pytest.param(
             lambda: make_records((256, 1024, 4096), outcomes={4096: "out_of_memory"}),
@@ -61,6 +62,23 @@ def test_every_spec_is_valid(records):
 def test_a_spec_that_is_not_valid_is_found():
     with pytest.raises(ValidationError):
         alt.Root.validate({"mark": {"type": "point", "colour": "red"}})
+
+
+def test_every_size_of_a_training_is_on_the_chart_of_its_speed():
+    specs, tables = drawn(make_growing())
+    rates = {
+        size: [row["rows_per_second"] for row in tables["repeats"] if row["batch_size"] == size]
+        for size in (1024, 4096)
+    }
+    assert rates[4096] == pytest.approx([2 * rate for rate in rates[1024]])
+    assert len(tables["repeats"]) == len(rates[1024]) + len(rates[4096])
+    ((low, high),) = {tuple(domain) for domain in domains(specs["throughput"], "x")}
+    assert low < 1024 < 4096 < high
+    ticks = [layer["encoding"]["x"]["axis"]["values"] for layer in specs["throughput"]["layer"]]
+    assert ticks == [[1024, 4096]] * len(ticks)
+    # the curve has no room for the names of several sizes
+    assert {row["size"] for row in tables["curves"]} == {"1,024, then 4,096"}
+    assert [cell["label"] for cell in tables["cells"]] == [""]
 
 
 def noisy():

@@ -110,6 +110,15 @@ def test_trials_pair_only_on_the_same_rows_in_the_same_order():
     assert "different data" in render_comparison(compare(a, b), ("a", "b"))
 
 
+def test_another_path_of_the_same_data_is_no_change():
+    a, b = runs()
+    a.header.config["data"], b.header.config["data"] = {"path": "d.csv"}, {"path": "/home/d.csv"}
+    assert "data.path" not in render_comparison(compare(a, b), ("a", "b"))
+    b.header = replace(b.header, data=replace(b.header.data, fingerprint="another"))
+    text = render_comparison(compare(a, b), ("a", "b"))
+    assert "changed  data.path: d.csv → /home/d.csv" in text
+
+
 def test_what_only_one_run_has_is_said():
     a = collect(make_records((64, 256, 1024), target_loss=[0.1]))
     b = collect(make_records((256, 1024, 4096), target_loss=[0.1], outcomes={1024: "diverged"}))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from streamtrain.report.analysis import Summary
-from streamtrain.report.summary_parts import CellFigures, OtherTarget
+from streamtrain.report.summary_parts import CellFigures, Growing, OtherTarget
 from streamtrain.report.text.explanation import explain
 from streamtrain.science.intervals import Estimate
 
@@ -52,6 +52,25 @@ def test_step_for_step_a_larger_minibatch_is_hardly_better():
     assert "1,000 times the rows per step, and no better" in said
     cells[1] = replace(cells[1], holdout_loss_at_steps=Estimate(value=0.1, n=1))
     assert "2.1 times better" in explain(summary(cells=cells, holdout_loss_at_steps=19))[-1]
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"),
+    [
+        (-0.3, -0.1, "is faster than the recommended size: slower by -20 % [-30, -10]"),
+        (-0.1, 0.3, "is not certainly faster than the recommended size: slower by 10 % [-10, 30]"),
+        (0.1, 0.3, "is slower than the recommended size, by 20 % [10, 30] (90 %)."),
+    ],
+)
+def test_a_size_that_grows_is_slower_where_its_interval_says_so(lo, hi, verdict):
+    growing = Growing(
+        batch_schedule="16@0,64@1024",
+        learning_rate=0.01,
+        slower_by=Estimate(value=(lo + hi) / 2, lo=lo, hi=hi, n=5),
+        wins=hi < 0,
+    )
+    (said,) = [text for text in explain(summary(growing=growing)) if "that grows" in text]
+    assert verdict in said
 
 
 def test_the_hardest_target_that_the_largest_size_reached_is_told():

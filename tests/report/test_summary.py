@@ -18,12 +18,18 @@ from streamtrain.report.markdown import render_markdown, render_table
 from streamtrain.report.number_format import error_text
 from streamtrain.report.summary import analyze, summarize
 from streamtrain.report.summary_parts import NOT_MEASURED
-from streamtrain.report.table import answer_headings, answer_texts, plain_verdict, verdict_text
+from streamtrain.report.table import (
+    answer_headings,
+    answer_texts,
+    plain_verdict,
+    row_texts,
+    verdict_text,
+)
 from streamtrain.report.text.headline import ladder, tiles
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import collect
 from streamtrain.science.selection import LOOKS
-from tests.report.synthetic import make_records
+from tests.report.synthetic import make_growing, make_records
 
 SCHEMA = json.loads(files("streamtrain.report").joinpath("schema.json").read_text(encoding="utf-8"))
 MANY = sorted({round(64 * 1.05**k) for k in range(200)})
@@ -232,6 +238,29 @@ def test_a_handful_of_held_out_rows_is_said_to_say_little():
         sum("were held out: a loss" in w["text"] or "was held out: a loss" in w["text"] for w in ws)
         for ws in found
     ] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "flag"),
+    [
+        ({"x0": 3000, "x1": 1000}, "--features"),
+        ({"x0": 2000, "x1": 2000}, "--on-null"),
+        ({"x0": 900, "x1": 100}, "--on-null"),
+        ({"y": 4000}, "--on-null"),
+    ],
+    ids=["one feature", "two features", "few rows", "the target"],
+)
+def test_a_feature_that_costs_most_of_the_rows_is_named(columns, flag):
+    records = make_records(trials=1)
+    kept, total = 1000, sum(columns.values())
+    rows = kept + total
+    records[0] |= {"epoch_rows": rows, "data": records[0]["data"] | {"num_rows": rows}}
+    for record in records:
+        if record["event"] == "pass":
+            record |= {"rows_read": kept, "dropped": {"total": total, "columns": columns}}
+    (warning,) = (w for w in summarize(records)["warnings"] if "left out" in w["text"])
+    assert warning["flag"] == flag
+    assert ("x0 has none in most of them" in warning["text"]) == (flag == "--features")
 
 
 @pytest.mark.parametrize(
@@ -485,11 +514,39 @@ def test_the_answer_of_train_is_how_good_the_model_is(options, sentence):
 
 
 def test_the_answer_of_train_names_the_minibatch_sizes_that_were_reached():
-    header, *records = make_records([1024], trials=1, lrs=[0.004], verb="train")
-    schedule = {"batch_schedule": [[1024, 0], [4096, 65_000], [8192, 4_000_000]]}
-    header = {**header, "config": {**header["config"], "train": schedule}}
-    sentence = summarize([header, *records])["sentence"]
-    assert sentence.startswith("After 4,000,000 rows at minibatch size 1,024, then 4,096 the held-")
+    summary = summarize(make_growing())
+    assert summary["sizes_used"] == [1024, 4096]
+    sentence = summary["sentence"]
+    assert sentence.startswith("After 4,000,000 rows at minibatch size 1,024, then 4,096, the ")
+
+
+def test_the_tables_name_all_sizes_of_a_training_that_changed():
+    summary = analyze(collect(make_growing())).summary
+    assert answer_texts(summary, summary.cells[0])[0] == "1,024, then 4,096"
+    assert row_texts(summary, summary.cells[0])[0] == "1,024, then 4,096"
+    assert "this network, minibatch 1,024, then 4,096" in [name for name, *_ in ladder(summary)]
+    assert summarize(make_records())["sizes_used"] == []
+
+
+def test_the_text_report_of_train_compares_no_sizes():
+    trained, swept = (
+        render_markdown(analyze(collect(records))) for records in (make_growing(), make_records())
+    )
+    for words in ("Why: ", "## The best size for each loss"):
+        assert (words in swept, words in trained) == (True, False)
+
+
+def test_a_training_that_waits_is_named_by_all_its_sizes():
+    records = make_growing()
+    for record in records:
+        if record["event"] == "delivery":
+            record["seconds"] *= 500
+    (waits,) = [w for w in summarize(records)["warnings"] if "input-bound" in w["text"]]
+    assert waits["text"].startswith("1,024, then 4,096: input-bound")
+    assert waits["flag"] is None  # readers beyond the cores would be slower
+    records[0]["data"]["url"] = "s3://bucket/rows"
+    (waits,) = [w for w in summarize(records)["warnings"] if "input-bound" in w["text"]]
+    assert waits["flag"] == "--readers"
 
 
 def test_the_ladder_stands_between_the_mean_and_the_best_possible():
@@ -527,8 +584,8 @@ ANSWERS = [
     ),
     pytest.param(
         {"trials": 5, "noise": 0.01, "times": (2.0, 1.0, 1.5, 3.0)},
-        r"Use 256 \(learning rate 0\.004\)\. It is the fastest of 4 sizes to RMSE 100 \([\d.]+ ms"
-        r" of training; the next, 1,024, takes 1\.47 to 1\.52 times as long\)\.",
+        r"Use 256 \(learning rate 0\.004\): it reaches RMSE 100 in [\d.]+ ms of training\. It is"
+        r" the fastest of 4 sizes; the next, 1,024, takes 1\.47 to 1\.52 times as long\.",
         id="fastest",
     ),
     pytest.param(

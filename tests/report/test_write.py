@@ -69,6 +69,25 @@ def test_json_csv_and_html_agree_to_the_digit(report):
             assert text == row[name] == ("" if value is None else repr(value))
 
 
+def test_the_page_counts_what_was_noticed_in_the_data(tmp_path):
+    records = make_records(trials=1)
+    records[0]["data"] |= {"notices": ["t.csv: a row of <b>totals</b>"]}
+    summary = write_report(records, tmp_path / "a")
+    page = (tmp_path / "a" / "report.html").read_text()
+    number = len(summary["warnings"]) + 1
+    assert f"{number} things to know before you rely on it" in page
+    assert "<li>t.csv: a row of &lt;b&gt;totals&lt;/b&gt;</li>" in page
+    assert "t.csv: a row of &lt;b>totals" in (tmp_path / "a" / "report.md").read_text()
+
+
+def test_the_page_of_train_explains_no_comparison(tmp_path):
+    for verb, sizes in (("train", [1024]), ("sweep", [256, 1024])):
+        write_report(make_records(sizes, trials=1, lrs=[0.004], verb=verb), tmp_path / verb)
+        page = (tmp_path / verb / "report.html").read_text()
+        for word in ("<dt>The rule</dt>", "<dt>Same rows for every size</dt>", ">slower by</th>"):
+            assert (word in page) == (verb == "sweep"), word
+
+
 def test_page_escapes_names_and_allows_scripts_by_hash_only(report):
     page = (report[0] / "report.html").read_text()
     assert SCRIPTED not in page

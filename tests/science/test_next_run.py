@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamtrain.science.cells import make_cell
-from streamtrain.science.next_run import next_run
+from streamtrain.science.next_run import _change_by_rows, next_run
 from streamtrain.science.run_log import Run
 from tests.science.runs import add_curve, make_header
 
@@ -40,6 +40,45 @@ def test_a_rung_longer_than_the_trials_counts_where_it_was_better():
     assert (found.rows, found.loss.n) == (512, 1)
     assert found.loss.value == pytest.approx(0.1)
     assert found.loss.lo < 0.1 < found.loss.hi
+
+
+def test_seeds_with_the_same_rows_are_compared_by_their_mean():
+    losses = np.exp(np.random.default_rng(1).normal(size=(50, 3, 4)))
+    for curves in losses:
+        means = np.log(curves[:, 1:]).mean(axis=0)
+        assert find(make_run(curves.tolist()), range(3)).rows == ROWS[1 + means.argmin()]
+
+
+def test_a_lucky_seed_does_not_make_the_rows_best_that_it_alone_has():
+    lucky = [0.3, 0.2, 0.05, 0.06, 0.07]  # its loss rises after 128 rows, as that of the others
+    run = make_run([lucky, [1.0, 0.5, 0.2, 0.4], [1.0, 0.5, 0.2, 0.4]])
+    found = find(run, (1, 2))
+    assert (found.rows, found.loss.n) == (128, 3)
+    assert found.loss.value == pytest.approx((0.05 * 0.2 * 0.2) ** (1 / 3))
+
+
+def test_rows_that_one_seed_lacks_are_compared_between_its_evaluations():
+    """The first ends at 200 rows, where the others have no evaluation, and the last goes on."""
+    run = make_run([[1.0, 0.5, 0.4, 0.3, 0.2], [1.0, 0.5, 0.4, 0.3]])
+    rows = [0, 64, 128, 200]
+    add_curve(
+        run,
+        batch_size=64,
+        lr=0.1,
+        trial=2,
+        steps=[0, 1, 2, 3],
+        losses=[1, 0.5, 0.4, 0.1],
+        rows=rows,
+    )
+    # the mean of the changes from 128 to 200 rows; from there the change of the first two
+    share = math.log(200 / 128) / math.log(2)
+    falls = [share * math.log(0.3 / 0.4)] * 2 + [math.log(0.1 / 0.4)]
+    level = [0.0, math.log(0.4 / 0.5)]
+    level.append(level[-1] + np.mean(falls))
+    level.append(level[-1] + (1 - share) * math.log(0.3 / 0.4))
+    level.append(level[-1] + math.log(0.2 / 0.3))
+    found = _change_by_rows(list(run.curves[64, 0.1].values()), [64, 128, 200, 256, 512])
+    assert found == pytest.approx(dict(zip([64, 128, 200, 256, 512], level, strict=True)))
 
 
 def test_a_curve_of_a_schedule_is_not_cut_short():

@@ -69,7 +69,10 @@ def test_the_fingerprint_is_of_the_contents_and_no_footer_hides_a_change(tmp_pat
 def test_features_and_target_are_chosen_from_one_import(tmp_path: Path, tables: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("y,name,a,b\n1,x,2,3\n4,z,5,6\n")
-    with pytest.warns(UserWarning, match=r"left out, since they are not numbers: name \(string\)"):
+    with pytest.warns(
+        UserWarning,
+        match=r"not numbers: name \(string\)\. To use a column, write its values as numbers",
+    ):
         assert open_shards(str(path)).columns == ("y", "a", "b")
     with pytest.warns(UserWarning, match="left out"):
         assert open_shards(str(path), target="y").columns == ("a", "b", "y")

@@ -29,13 +29,13 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
     title = f"RMSE ({summary.data.target})" if has_rmse else "held-out loss"
     low, high = ends_of(losses, 1.02)
     low /= (high / low) ** _LABEL_ROOM
-    axis = log_axis((low, high), "~g")
+    axis = log_axis((low, high), ",~g")  # an RMSE may be in thousands, as in the table
     axis["scale"] = alt.Scale(type="log", domain=[high, low], nice=False)
     x = alt.X("error:Q", title=f"{title}: better to the right", **axis)
     y_title = "seconds of training"
     heights = [row[name] for row in rows for name in ("seconds", "label_seconds")]
     y = alt.Y("seconds:Q", title=y_title, **log_axis(ends_of(heights, 1.4)))
-    base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables)
+    base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables["cells"])
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
         alt.Tooltip("loss:Q", format=".4~g"),

@@ -86,7 +86,7 @@ def curvature(summary: Summary, tables: Tables) -> AnyChart | None:
     if not rows:
         return None
     title = "largest curvature"
-    x, color = size_axis(tables), size_color(tables)
+    x, color = size_axis(tables["cells"]), size_color(tables["cells"])
     values = [row[name] for row in rows for name in ("value", "line")]
     y = alt.Y("value:Q", title=title, **log_axis(ends_of(values, 1.6), "~s"))
     base = alt.Chart(alt.NamedData("curvature")).transform_filter("datum.value > 0")
@@ -116,7 +116,7 @@ def sharpness(summary: Summary, tables: Tables) -> AnyChart | None:
     rows = [row for row in tables["sharpness"] if row["value"]]
     if not rows:
         return None
-    x, color = size_axis(tables), size_color(tables)
+    x, color = size_axis(tables["cells"]), size_color(tables["cells"])
     ends = ends_of([row["value"] for row in rows], 1.6)
     y = alt.Y("value:Q", title="sharpness φ, %", **log_axis(ends))
     base = alt.Chart(alt.NamedData("sharpness")).transform_filter("datum.value > 0")

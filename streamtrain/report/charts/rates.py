@@ -119,7 +119,7 @@ def rules(summary: Summary, tables: Tables) -> AnyChart | None:
     if len({row["rule"] for row in rows}) < 2:
         return None
     title, ends = "held-out loss at equal rows", ends_of([row["holdout_loss"] for row in rows], 1.3)
-    x, y = size_axis(tables), alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
+    x, y = size_axis(tables["cells"]), alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
     base = alt.Chart(alt.NamedData("arms")).transform_filter("datum.holdout_loss > 0")
     dash = alt.StrokeDash("rule:N", legend=None)
     shape = alt.Shape("rule:N", legend=None)

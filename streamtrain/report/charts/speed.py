@@ -1,5 +1,7 @@
 """Charts of throughput: timing repeats with the law of a step's time, and the stream's time."""
 
+from collections.abc import Sequence
+
 import altair as alt
 
 from streamtrain.report.analysis import Summary
@@ -12,6 +14,7 @@ from streamtrain.report.charts.theme import (
     size_axis,
     size_color,
 )
+from streamtrain.report.measure_data import Row
 
 #: The width of the chart of bars, in lengths of its longest bar: a quarter is left for its figure.
 _ROOM_OF_LABEL = 1.35
@@ -30,7 +33,8 @@ def throughput(summary: Summary, tables: Tables) -> AnyChart | None:
     title = "rows per second"
     ends = ends_of([row["rows_per_second"] for row in [*repeats, *delivery]], 1.3)
     y = alt.Y("rows_per_second:Q", title=title, **log_axis(ends, "~s"))
-    x, color = size_axis(tables), size_color(tables)
+    sizes = _timed_sizes(tables)
+    x, color = size_axis(sizes), size_color(sizes)
     base = alt.Chart(alt.NamedData("repeats"))
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
@@ -59,6 +63,17 @@ def throughput(summary: Summary, tables: Tables) -> AnyChart | None:
     return alt.layer(*layers).properties(
         title=chart_title("Rows per second of the step alone", f"one mark per repeat{dashed}")
     )
+
+
+def _timed_sizes(tables: Tables) -> Sequence[Row]:
+    """Return the sizes on the axis: those of the cells, or those that one training came to.
+
+    The cell of a training has its first size only.
+    """
+    if len(tables["cells"]) > 1:
+        return tables["cells"]
+    timed = {row["batch_size"]: row["size"] for row in tables["repeats"]}
+    return [{"batch_size": size, "label": timed[size]} for size in sorted(timed)]
 
 
 def parts(summary: Summary, tables: Tables) -> AnyChart | None:

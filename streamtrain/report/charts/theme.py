@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from streamtrain.report.axis import ends_of
-from streamtrain.report.measure_data import Tables
+from streamtrain.report.measure_data import Row, Tables
 from streamtrain.report.number_format import size_text
 
 Spec = dict[str, Any]
@@ -147,9 +147,9 @@ def sizes_where(condition: str) -> alt.Chart:
     return alt.Chart(alt.NamedData("cells")).transform_filter(condition)
 
 
-def size_color(tables: Tables) -> alt.Color:
-    """Return the colours of sizes: one hue, deeper with larger sizes."""
-    sizes = [cell["batch_size"] for cell in tables["cells"]]
+def size_color(cells: Sequence[Row]) -> alt.Color:
+    """Return the colours of the sizes of `cells`: one hue, deeper with larger sizes."""
+    sizes = [cell["batch_size"] for cell in cells]
     scale = alt.Scale(type="log", domain=[min(sizes), max(max(sizes), 2 * min(sizes))])
     return alt.Color("batch_size:Q", scale=scale, legend=None)  # every line and point is labelled
 
@@ -201,16 +201,16 @@ def _even_ticks(low: float, high: float) -> list[float]:
     return [low, high]
 
 
-def size_axis(tables: Tables) -> alt.X:
-    """Return an axis of batch sizes, labelled exactly.
+def size_axis(cells: Sequence[Row]) -> alt.X:
+    """Return an axis of the batch sizes of `cells`, those with a label labelled exactly.
 
     Sizes as near to one another as 1,000 and 1,024 share a label that names both.
     """
-    cells = tables["cells"]
     ends = ends_of([cell["batch_size"] for cell in cells], 1.4)
     groups: list[list[int]] = []
     near = _LABEL_SHARE * math.log(ends[1] / ends[0])
-    for size in (cell["batch_size"] for cell in cells if cell["label"]):
+    labelled = [cell for cell in cells if cell["label"]] or cells
+    for size in (cell["batch_size"] for cell in labelled):
         if groups and math.log(size / groups[-1][0]) < near:
             groups[-1].append(size)
         else:

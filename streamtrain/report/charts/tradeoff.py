@@ -63,7 +63,7 @@ def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
     title = f"held-out loss at {summary.holdout_loss_at_rows:,} rows"
     y = alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
     base = sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0")
-    color = size_color(tables)
+    color = size_color(tables["cells"])
     edge = sizes_where("datum.rows_per_second > 0 && !(datum.holdout_loss > 0)")
     layers = [
         *reference_layers(alt.Y("loss:Q", title=title, scale=scale), tables, marks),
@@ -104,7 +104,7 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
     budgets = [
         summary.train_rows / cell["rows_per_second"] for cell in cells if cell["rows_per_second"]
     ]
-    x = size_axis(tables)
+    x = size_axis(tables["cells"])
     title = f"seconds to loss ≤ {target_word(target)}"
     others = [
         row["seconds"]
@@ -116,7 +116,7 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
     ends = ends_of([*measured, *others], 2.0)
     y = alt.Y("seconds_to_target:Q", title=title, **log_axis(ends))
     base = sizes_where("datum.seconds_to_target > 0 && datum.status == 'reached'")
-    color = size_color(tables)
+    color = size_color(tables["cells"])
     censored = sizes_where("datum.seconds_to_target > 0 && datum.status != 'reached'")
     layers = [
         sizes_where("datum.seconds_to_target > 0")
@@ -187,12 +187,13 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
     median = alt.Y("median(loss):Q", title=y_title, scale=scale)
     drawn = f"datum.{name} > 0 && datum.loss <= {ends[1]}"
     base = alt.Chart(alt.NamedData("curves")).transform_filter(drawn)
-    color = size_color(tables)
+    color = size_color(tables["cells"])
     last = sizes_where(f"datum.end_{name} > 0 && datum.end_loss <= {ends[1]} && datum.label != ''")
     end_x = alt.X(f"end_{name}:Q", title=AXES[name])
     label_y = "end_loss" if name == "steps" else "label_loss"
     tooltip = [alt.Tooltip("size:N", title="minibatch")]
-    width = 2 if all(cell["label"] for cell in tables["cells"]) else 1
+    is_one = len(tables["cells"]) == 1
+    width = 2 if is_one or all(cell["label"] for cell in tables["cells"]) else 1
     layers = [
         *reference_layers(alt.Y("loss:Q", title=y_title, scale=scale), tables, marks),
         base.mark_line(strokeWidth=0.8, strokeOpacity=0.45, opacity=1).encode(

@@ -10,12 +10,14 @@ from streamtrain.report.number_format import (
     loss_text,
     rate_text,
     size_text,
+    sizes_in_turn,
     sizes_text,
     target_word,
 )
 from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.text.more_rows import far_prediction
 from streamtrain.report.text.outlier import cure, outlier_advice, outlier_flags, outlier_text
+from streamtrain.report.text.overtrained import overtrained_text
 from streamtrain.report.text.recommendation import has_constant_target
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
@@ -37,6 +39,8 @@ _EASY_TARGET = 1.5
 _LITTLE_LEARNED = 0.01
 #: The relative standard error of a loss on n rows is about √(2/n): one seventh for 100 rows.
 _FEW_HELD_OUT = 100
+#: Dropped rows are too many from this fraction of all rows on; a choice of this project.
+_MOST_ROWS = 0.5
 #: A confirmation whose interval excludes the predicted seconds is warned about when it is off by
 #: more than this factor, and by more seconds than a start takes.
 MOST_OFF, LEAST_OFF_SECONDS = 1.25, 0.1
@@ -52,6 +56,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
         *_of_quarantine(analysis.summary),
         *_of_run(analysis),
         *_of_outlier(analysis),
+        *filter(None, [overtrained_text(analysis.run)]),
         *_of_losses(analysis),
         *_of_more_rows(analysis.summary),
         *_of_outcomes(analysis),
@@ -141,7 +146,7 @@ def _of_nulls(run: Run) -> Warnings:
         rows_read = sum(record.rows_read for record in run.passes)
         if not total or not rows_read:
             continue
-        columns: Counter[str] = Counter()
+        flag, columns = "--on-null", Counter[str]()
         for count in counts:
             columns += Counter(count.columns)
         rows, found = _bad_per_epoch(run, total / rows_read, is_dropped=is_dropped)
@@ -157,12 +162,25 @@ def _of_nulls(run: Run) -> Warnings:
                 f"{found:,} of {rows:,} rows {verb} a null, NaN or infinite value, and"
                 f" {'is' if found == 1 else 'are'} left out ({where})."
             )
+            if sparse := _sparse_feature(run, columns, share=found / rows):
+                text += f" {sparse} has none in most of them: leave that feature out."
+                flag = "--features"
         else:
             text = (
                 f"{plural(found, 'value')} of {rows:,} rows {'is' if found == 1 else 'are'} null,"
                 f" NaN or infinite, and imputed ({where})."
             )
-        yield f"{'About ' if is_estimate else ''}{text}", "--on-null"
+        yield f"{'About ' if is_estimate else ''}{text}", flag
+
+
+def _sparse_feature(run: Run, columns: Counter[str], *, share: float) -> str:
+    """Return the feature that is counted for most of the dropped rows; "" where none is.
+
+    `share`: of all rows, those that were dropped; a feature is named where it is most of them.
+    """
+    (name, count), *_ = columns.most_common(1)
+    is_most = share > _MOST_ROWS and count > _MOST_ROWS * columns.total()
+    return name if is_most and name in run.header.data.features else ""
 
 
 def _bad_per_epoch(run: Run, per_row_read: float, *, is_dropped: bool) -> tuple[int, float]:
@@ -261,7 +279,7 @@ def _of_losses(analysis: Analysis) -> Warnings:
         yield text, "--features"
     if linear is not None and smallest > linear:
         text = f"No size is better than the best linear model (loss {loss_text(linear)})."
-        yield text, "--max-rows"
+        yield text, None if overtrained_text(analysis.run) else "--max-rows"
 
 
 def _of_easy_target(summary: Summary) -> Warnings:
@@ -359,11 +377,10 @@ def _of_speed(summary: Summary) -> Warnings:
         if cell.batch_size in summary.recommendation.equivalent and is_input_bound(summary, cell)
     ]
     if bound:
-        text = (
-            f"{sizes_text(bound)}: input-bound, since steps wait for rows more than"
-            f" {INPUT_BOUND:.0%} of the time; reading uses the same cores."
-        )
-        yield text, "--readers"
+        sizes = sizes_in_turn(summary.sizes_used) or sizes_text(bound)
+        text = f"{sizes}: input-bound, since steps wait for rows more than {INPUT_BOUND:.0%} of the"
+        flag = "--readers" if "://" in summary.data.url else None  # else the cores are the limit
+        yield f"{text} time; reading uses the same cores.", flag
 
 
 def _smallest_loss(summary: Summary) -> float | None:

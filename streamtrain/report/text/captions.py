@@ -2,7 +2,7 @@
 
 from streamtrain.report.analysis import Summary, section
 from streamtrain.report.measure_data import Tables
-from streamtrain.report.number_format import size_text, sizes_text, status_text
+from streamtrain.report.number_format import size_text, sizes_in_turn, sizes_text, status_text
 from streamtrain.report.text.advice import LEAST_OFF_SECONDS
 
 
@@ -56,8 +56,8 @@ def confirmation_note(summary: Summary) -> str:
     longest = max(measured, default=0.0)
     if off and longest < LEAST_OFF_SECONDS and max(off) > 0.1 * longest:
         text += (
-            f" These trainings took less than {LEAST_OFF_SECONDS:g} s: most of that is the"
-            " start, so it says little about the rate of steps."
+            f" These trainings took less than {LEAST_OFF_SECONDS:g} s: their first steps weigh"
+            " so much that the difference says little about the rate of steps."
         )
     return text
 
@@ -96,7 +96,10 @@ def _ring(tables: Tables) -> str:
 
 def _curves(summary: Summary, tables: Tables) -> list[str]:
     if len(summary.cells) < 2:
-        return ["Evaluated at growing intervals: both scales are logarithmic."]
+        grown = ""
+        if len(summary.sizes_used) > 1:
+            grown = f"Minibatches of {sizes_in_turn(summary.sizes_used)} rows."
+        return ["Evaluated at growing intervals: both scales are logarithmic.", grown]
     trials, rule = len({row["trial"] for row in tables["curves"]}), summary.lr_rules[0]
     shown = "the median, and every trial as a thin line" if trials > 1 else "the one trial"
     rate = f"at the learning rate of the rule “{rule}”"
@@ -112,7 +115,7 @@ def _curves(summary: Summary, tables: Tables) -> list[str]:
 
 
 def _throughput(tables: Tables) -> list[str]:
-    turns = ", sizes taking turns" if len(tables["cells"]) > 1 else ""
+    turns = ", sizes taking turns" if len({row["size"] for row in tables["repeats"]}) > 1 else ""
     law = "; dashed, B / (α + βB) through them" if tables.get("law") else ""
     return [
         f"Each mark is one timing repeat of the step alone{turns}{law}.",

@@ -59,9 +59,14 @@ def _grown(summary: Summary) -> Iterator[str]:
     if growing.slower_by.value is None:
         yield f"{tried} missed the target in some trials."
         return
-    interval = f"{slower_figure_text(growing.slower_by)} (90 %, negative is faster)"
+    interval = slower_figure_text(growing.slower_by)
+    if (growing.slower_by.lo or 0.0) > 0:
+        yield f"{tried} is slower than the recommended size, by {interval} (90 %)."
+        return
     verdict = "is faster than" if growing.wins else "is not certainly faster than"
-    yield f"{tried} {verdict} the recommended size: slower by {interval}."
+    yield (
+        f"{tried} {verdict} the recommended size: slower by {interval} (90 %, negative is faster)."
+    )
 
 
 def _steps(summary: Summary) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
 from streamtrain.report.number_format import (
+    cell_size_text,
     interval_text,
     loss_text,
     rate_text,
@@ -64,7 +65,8 @@ def bottleneck(summary: Summary) -> str:
     cell = max(timed, key=lambda pair: pair[0])[1]
     if summary.recommended_cell and summary.recommended_cell.rows_per_second.value:
         cell = summary.recommended_cell
-    waits, size = cell.wait_fraction.value, size_text(cell.batch_size)
+    waits = cell.wait_fraction.value
+    size = cell_size_text(cell.batch_size, summary.sizes_used)
     if waits is None:
         return ""
     if waits > 0.5:

@@ -8,12 +8,12 @@ from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
     NOTHING,
+    cell_size_text,
     error_text,
     loss_text,
     rmse_text,
-    size_text,
+    sizes_in_turn,
     speed_text,
-    stages_used,
 )
 from streamtrain.report.summary_parts import CellFigures, ModelLoss
 from streamtrain.science.intervals import value_of
@@ -33,7 +33,7 @@ def trained_sentence(analysis: Analysis) -> str:
     curves = [curve for trials in run.curves.values() for curve in trials.values()]
     rows = run.rows_reached
     reason = next((curve.reason for curve in curves if curve.reason), "")
-    size = f"minibatch size {stages_used(run.stages, rows)}"
+    size = f"minibatch size {sizes_in_turn(analysis.summary.sizes_used)}"
     if cell.status in _ENDED_EARLY:
         why = f": {reason}" if reason else ""
         ending = f"after {rows:,} rows{why}"
@@ -51,7 +51,8 @@ def trained_sentence(analysis: Analysis) -> str:
     error = f"loss is {loss_text(loss)}"
     if rmse is not None:
         error = f"RMSE is {error_text(rmse)} (loss {loss_text(loss)})"
-    return f"After {trained} the held-out {error}{share}{why}."
+    comma = "," if len(analysis.summary.sizes_used) > 1 else ""
+    return f"After {trained}{comma} the held-out {error}{share}{why}."
 
 
 def _diverged_at(run: Run, curves: Sequence[Curve], last_rows: int) -> int:
@@ -132,7 +133,8 @@ def ladder(summary: Summary) -> list[tuple[str, str, str, str, bool]]:
     ]
     if cell := _best_scored(summary):
         loss = ModelLoss(value=cell.holdout_loss.value, rmse=cell.holdout_rmse.value)
-        rungs.append((f"this network, minibatch {size_text(cell.batch_size)}", loss, True))
+        size = cell_size_text(cell.batch_size, summary.sizes_used)
+        rungs.append((f"this network, minibatch {size}", loss, True))
     rungs.append(("best possible on this data", summary.best_possible_loss, False))
     return [
         (

@@ -77,8 +77,9 @@ def cost_facts(summary: Summary) -> Facts:
     fetched, fetch_seconds = summary.read_bytes, summary.stream_seconds.get("read_seconds")
     facts: Facts = []
     if summary.rows_read is not None:
-        facts.append(("rows read", f"{summary.rows_read:,} in {summary.passes} passes"))
-    if summary.rows_saved is not None:
+        passes = "1 pass" if summary.passes == 1 else f"{summary.passes} passes"
+        facts.append(("rows read", f"{summary.rows_read:,} in {passes}"))
+    if summary.rows_saved is not None and summary.verb == "sweep":
         facts.append(("rows not read because passes are shared", f"{summary.rows_saved:,}"))
     if fetched and fetch_seconds:
         rate = format_bytes(round(fetched / fetch_seconds))

@@ -134,9 +134,7 @@ def _constant_sentence(analysis: Analysis) -> str:
     if following is not None and (following.slower_by.lo or 0.0) < 0:
         return f"{reaches}{_at_most(bound or 0.0)}."
     compared = "" if following is None else f"; the next, {_compared(following)}"
-    return (
-        f"{use}. It is the fastest of {len(summary.cells)} sizes to {goal} ({seconds}{compared})."
-    )
+    return f"{reaches}. It is the fastest of {len(summary.cells)} sizes{compared}."
 
 
 def _trials_of(analysis: Analysis, size: int) -> tuple[int, int]:
