@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -151,7 +151,7 @@ class Regressor(RegressorMixin, BaseEstimator):
         return self.model_.predict(X)
 
     @property
-    def _finite(self) -> Literal["allow-nan", True]:
+    def _finite(self) -> Any:
         """What `predict` takes: NaN too where the model has means in their place."""
         return True if self.model_.fill is None else "allow-nan"
 

@@ -141,7 +141,7 @@ def test_nan_is_the_mean_of_its_column_where_it_is_imputed(linear):
         (dropping, with_nan),
         (imputed, np.full_like(X, np.inf)),
     ):
-        with pytest.raises(ValueError, match="contains (NaN|infinity)"):
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
             model.predict(values)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         Regressor(**settings).fit(with_nan, y)
