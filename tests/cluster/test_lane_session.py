@@ -105,7 +105,7 @@ def without_times(records):
     ]
 
 
-@pytest.mark.parametrize("lanes", [8, 4])
+@pytest.mark.parametrize("lanes", [pytest.param(8, marks=pytest.mark.slow), 4])
 def test_losses_and_weights_are_the_same_bits_for_any_number_of_workers(prepared, lanes):
     alone = together(prepared, 1, lanes)[0]
     expected, learner = on_one_machine(prepared)

@@ -92,8 +92,10 @@ def test_one_share_is_training_on_one_machine_bit_for_bit(data):
 
 @pytest.mark.parametrize(
     "flags",
-    [{"optimizer": "sgd"}, {"optimizer": "sgd", "activation": "tanh"}],
-    ids=["relu", "tanh"],
+    [
+        pytest.param({"optimizer": "sgd"}, id="relu"),
+        pytest.param({"optimizer": "sgd", "activation": "tanh"}, id="tanh", marks=pytest.mark.slow),
+    ],
 )
 def test_a_round_of_one_sgd_step_is_the_synchronous_step(tmp_path, flags):
     """The averages of parameters and momenta after one step are those of the mean gradient.

@@ -132,8 +132,11 @@ def test_every_chart_of_a_whole_run_has_its_place(browser, reports):
 
 @pytest.mark.parametrize(
     ("width", "dark"),
-    [(1240, True), (390, False), (390, True)],
-    ids=["dark", "narrow", "narrow and dark"],
+    [
+        pytest.param(1240, True, id="dark"),
+        pytest.param(390, False, id="narrow"),
+        pytest.param(390, True, id="narrow and dark", marks=pytest.mark.slow),
+    ],
 )
 def test_dark_and_narrow_pages_draw_too(browser, reports, width, dark):
     with browser.page(reports("everything") / "report.html", width=width, dark=dark) as page:

@@ -104,8 +104,8 @@ def make_run(curves):
 @pytest.mark.parametrize(
     ("make", "sweeps", "most_false"),
     [
-        ("strong", 40, 5),
         ("weak", 20, 4),
+        pytest.param("strong", 40, 5, marks=pytest.mark.slow),
         pytest.param("strong", 400, 27, marks=pytest.mark.slow),
         pytest.param("weak", 200, 15, marks=pytest.mark.slow),
     ],
