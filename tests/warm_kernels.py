@@ -11,9 +11,11 @@ import numpy as np
 
 from data_gen import generate
 from streamtrain.config import make_config
+from streamtrain.kernels.span_sums import sum_span
 from streamtrain.run.prepare import prepare
 from streamtrain.run.warm_up import warm_up
 from streamtrain.storage.write.shuffled import LEAF_ROWS, permuted
+from streamtrain.stream.nulls import as_uniform_views
 
 
 def main() -> None:
@@ -24,6 +26,8 @@ def main() -> None:
         )
         # a shared minibatch of several threads is another kernel
         warm_up(prepare(config, learners=1, rates=1), sizes=(64, 4096))
+    # a table of text is float64
+    sum_span(as_uniform_views(tuple(np.zeros((2, 8)))), np.zeros(2), np.empty(0, dtype=np.int64))
     permuted(np.zeros((2 * LEAF_ROWS, 1), dtype=np.uint32), key=0)
 
 

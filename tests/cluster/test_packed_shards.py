@@ -103,11 +103,11 @@ def test_a_relative_path_means_the_drivers_folder(folder, tmp_path, monkeypatch)
 
 
 def test_chosen_columns_and_transforms_are_those_of_the_driver(folder, tmp_path, monkeypatch):
-    (tmp_path / "ratios.py").write_text("def of(c): return {'ratio': c['x0'] / c['x2']}\n")
+    (tmp_path / "sums.py").write_text("def of(c): return {'sum': c['x0'] + c['x2']}\n")
     monkeypatch.chdir(tmp_path)
     for data, expected in (
         ({"features": ["x2", "x0"], "target": "x1"}, ("x2", "x0", "x1")),
-        ({"transform": "ratios:of"}, ("ratio", "y")),
+        ({"transform": "sums:of"}, ("sum", "y")),
     ):
         source = open_run(spec_of(folder, **data), threads=1, memory_limit=None).source
         assert source.dataset.columns == expected
