@@ -54,7 +54,7 @@ SCHEDULE = "16@0,32@45056,64@120832,128@210944"
 GROWING_RATE, GROWING_ROWS = 0.06, 294_912
 
 #: A side that has not reached the target after this many times streamtrain's seconds is stopped.
-TIMES = {"torch_loop": 5.0, "xgboost": 20.0}
+TIMES = {"torch_loop": 10.0, "xgboost": 20.0}
 
 
 def test_set() -> tuple[np.ndarray, np.ndarray, float]:
