@@ -183,14 +183,18 @@ _ALTERNATIVES = (
 )
 
 
+def is_set(layer: Layer, key: str) -> bool:
+    """Return whether a layer gives a key a value; null, which unsets it, is none."""
+    return key in layer and layer[key].value is not None
+
+
 def merge_layers(*layers: Layer) -> Layer:
     """Return one layer in which later ones win."""
     settings: Layer = {}
     for layer in layers:
         for pair in _ALTERNATIVES:
             for key, other in (pair, pair[::-1]):
-                is_set = key in layer and layer[key].value is not None
-                if is_set and other not in layer:
+                if is_set(layer, key) and other not in layer:
                     settings.pop(other, None)
         settings |= layer
     return settings

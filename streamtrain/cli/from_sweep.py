@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamtrain.base.units import parse_count
 from streamtrain.base.words import plural
-from streamtrain.cli.config_layers import Layer, Setting, kept_layer
+from streamtrain.cli.config_layers import Layer, Setting, is_set, kept_layer
 from streamtrain.config import AUTO, RESOLVED, Config
 from streamtrain.errors import ConfigError, shown
 from streamtrain.records import DataInfo, stages_text
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: hides those that may be secret.
 _SECTIONS = ("data.", "order.", "fetch.", "model.", "train.", "eval.")
 _LEFT_OUT = "data.storage_options"
+_SCHEDULE = "train.batch_schedule"
 
 
 def sweep_layer(run: str | None, given: Layer) -> Layer:
@@ -55,18 +56,17 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
     if chosen is None:
         reason = summary.recommendation.reason
         raise ConfigError(f"{origin}: this sweep recommends no size. {reason}")
-    for key in ("train.epochs", "train.max_time", "train.batch_schedule"):
+    for key in ("train.epochs", "train.max_time", _SCHEDULE):
         layer.pop(key, None)
     size, growing = _given_size(given), summary.growing
-    schedule = given.get("train.batch_schedule")
-    if schedule is not None and schedule.value is None:  # one size is asked for
+    if _SCHEDULE in given and not is_set(given, _SCHEDULE):  # one size is asked for
         growing = None
     if size is not None:
         layer.pop("train.batch_size", None)
         layer["train.lr"] = Setting(nearest_cell(summary, size).lr, origin)
     elif growing is not None and growing.wins:
         layer.pop("train.batch_size", None)
-        layer["train.batch_schedule"] = Setting(growing.batch_schedule, origin)
+        layer[_SCHEDULE] = Setting(growing.batch_schedule, origin)
         layer["train.lr"] = Setting(growing.learning_rate, origin)
     else:
         layer["train.batch_size"] = Setting(chosen.batch_size, origin)
@@ -122,8 +122,8 @@ def changed_data_text(run: str, data: DataInfo) -> str:
 
 def _given_size(given: Layer) -> int | None:
     """Return the batch size that later layers set; None where they set none, or a schedule."""
-    setting, schedule = given.get("train.batch_size"), given.get("train.batch_schedule")
-    if setting is None or (schedule is not None and schedule.value is not None):
+    setting = given.get("train.batch_size")
+    if setting is None or is_set(given, _SCHEDULE):
         return None
     with suppress(ConfigError):  # the config names its origin
         return parse_count(setting.value)
@@ -144,7 +144,7 @@ def taken_text(run: str, config: Config, origins: Mapping[str, str]) -> str:
     texts = {
         "data.path": f"data {_from_here(config.data.path or '')}",
         "train.batch_size": f"batch size {train.constant_size:,}",
-        "train.batch_schedule": f"batch sizes {stages_text(all_stages(train))}",
+        _SCHEDULE: f"batch sizes {stages_text(all_stages(train))}",
         "train.lr": f"learning rate {train.rate:g}{_rate_origin(run, config, origins)}",
         "train.max_rows": "" if train.max_rows is None else f"{train.max_rows:,} rows",
         "train.average": f"averaged weights {'on' if train.average else 'off'}",
@@ -163,7 +163,7 @@ def _from_here(path: str) -> str:
 def _rate_origin(run: str, config: Config, origins: Mapping[str, str]) -> str:
     """Return for which size the sweep found the rate, where the size is not the sweep's."""
     own = f"--from {run}"
-    if own in (origins.get("train.batch_size"), origins.get("train.batch_schedule")):
+    if own in (origins.get("train.batch_size"), origins.get(_SCHEDULE)):
         return ""
     if config.train.batch_schedule is not None or origins.get("train.lr") != own:
         return ""
