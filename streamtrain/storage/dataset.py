@@ -19,7 +19,7 @@ from streamtrain.storage.column_choice import (
 from streamtrain.storage.column_places import eligible
 from streamtrain.storage.data_fingerprint import contents_digest, data_fingerprint, file_stamps
 from streamtrain.storage.foreign.foreign_source import find_foreign
-from streamtrain.storage.locate import NothingFound, locate, read_list, warn_of_links
+from streamtrain.storage.locate import locate, read_list, warn_of_links
 from streamtrain.storage.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -36,7 +36,7 @@ from streamtrain.storage.parquet.parquet_footer import describe_parquet
 from streamtrain.storage.remote.filesystem import is_folder
 from streamtrain.storage.remote.store_options import take_query
 from streamtrain.storage.remote.urls import is_remote, is_web, normal_url
-from streamtrain.storage.table_files import SHARDS, find_tables, is_table
+from streamtrain.storage.table_files import SHARDS, is_table, locate_data
 from streamtrain.types import LOCAL, Column, Dataset, Integrity, OnBadShard, Shard, Storage, Truth
 
 #: Threads that read footers, and the fewest local shards for which they are used.
@@ -168,12 +168,7 @@ def _list_shards(path: str, storage: Storage, on_bad_shard: OnBadShard) -> _List
     if manifest is not None:
         return _list_manifest(path, manifest, storage, on_bad_shard)
     refuse_unfinished(path, storage)
-    try:
-        urls = locate(path, storage=storage)
-    except NothingFound:
-        urls = find_tables(path, storage)
-        if not urls:
-            raise
+    urls = locate_data(path, storage)
     return None if is_table(urls[0]) else _Listing(_describe_urls(urls, storage), storage)
 
 

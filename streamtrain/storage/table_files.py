@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -83,12 +84,7 @@ def find_files(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage]
     if (listed := read_list(path, storage)) is not None:
         paths, storage = listed
     else:
-        try:
-            paths = locate(path, storage=storage)
-        except NothingFound as no_shards:
-            paths = find_tables(path, storage)
-            if not paths:
-                raise no_shards from None
+        paths = locate_data(path, storage)
     kinds = sorted(set(map(kind_of, paths)))
     if len(kinds) > 1:
         raise DataError(
@@ -97,12 +93,19 @@ def find_files(path: str, storage: Storage = LOCAL) -> tuple[list[str], Storage]
     return paths, storage
 
 
-def find_tables(path: str, storage: Storage = LOCAL) -> list[str]:
-    """Return the tables in a folder; none where there are none. Raises DataError as `locate`."""
+def locate_data(path: str, storage: Storage = LOCAL) -> list[str]:
+    """Return the shards that a path means, or the tables in a folder without shards.
+
+    Raises DataError as `locate` does.
+    """
     try:
-        return [url for url in locate(path, TABLE_SUFFIXES, storage) if kind_of(url) != SHARDS]
+        return locate(path, storage=storage)
     except NothingFound:
-        return []
+        with suppress(NothingFound):
+            found = locate(path, TABLE_SUFFIXES, storage)
+            if tables := [url for url in found if kind_of(url) != SHARDS]:
+                return tables
+        raise
 
 
 def stamp(url: str, storage: Storage = LOCAL) -> list[object]:
