@@ -41,6 +41,14 @@ class NewerLog(DataError):
     """A log was written by a newer version, whose records mean something else."""
 
 
+def newer_version_text(version: int, known: int) -> str:
+    """Return why a file of a newer `schema_version` is not read, without a full stop."""
+    return (
+        f"its schema_version is {version:,}, and this streamtrain reads {known}. Read it with the"
+        " version that wrote it"
+    )
+
+
 def parse_record(values: Json) -> Record:
     """Return the typed record of one JSON line; unknown events become `OtherRecord`.
 
@@ -54,10 +62,7 @@ def parse_record(values: Json) -> Record:
         return OtherRecord(name=name, values={k: v for k, v in values.items() if k != "event"})
     record = parse(kind, {key: value for key, value in values.items() if key != "event"}, name)
     if isinstance(record, RunStarted) and record.schema_version > SCHEMA_VERSION:
-        raise NewerLog(
-            f"its schema_version is {record.schema_version:,}, and this streamtrain reads"
-            f" {SCHEMA_VERSION}. Read it with the version that wrote it"
-        )
+        raise NewerLog(newer_version_text(record.schema_version, SCHEMA_VERSION))
     return record
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from streamtrain.errors import DataError
-from streamtrain.records import DataInfo, WrittenAs, json_values, parse
+from streamtrain.records import DataInfo, WrittenAs, json_values, newer_version_text, parse
 from streamtrain.report.summary_parts import (
     CellFigures,
     Confirmation,
@@ -227,10 +227,7 @@ class Summary:
             present = _from_version_1(present)
         version = present.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise DataError(
-                f"its schema_version is {version:,}, and this streamtrain reads {SCHEMA_VERSION}."
-                " Read it with the version that wrote it."
-            )
+            raise DataError(f"{newer_version_text(version, SCHEMA_VERSION)}.")
         return parse(Summary, present, "summary.json")
 
 
