@@ -18,13 +18,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from streamtrain.base.atomic_files import write_atomically
 from streamtrain.base.plugins import import_function
 from streamtrain.base.redact import Secrets
-from streamtrain.cluster.local_cluster import local_cluster
+from streamtrain.cluster.local_cluster import local_cluster, start_twice
 from streamtrain.cluster.versions import check_answer, import_ahead, versions
 from streamtrain.config import ClusterConfig
 from streamtrain.errors import ConfigError, ResourceError, StreamTrainError, first_line
@@ -173,7 +174,7 @@ def _open(config: ClusterConfig, distributed: Any, stack: ExitStack) -> tuple[An
         cluster = stack.enter_context(
             local_cluster(config.workers, dashboard=config.dashboard, distributed=distributed)
         )
-        return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS)), True
+        return stack.enter_context(_client_of(cluster, distributed)), True
     if config.factory is not None:
         return _open_factory(config.factory, distributed, stack), False
     address = find_address(config)
@@ -203,7 +204,11 @@ def _open_factory(factory: str, distributed: Any, stack: ExitStack) -> Any:
             " distributed.Client."
         )
     cluster = stack.enter_context(result)
-    return stack.enter_context(distributed.Client(cluster, timeout=CONNECT_SECONDS))
+    return stack.enter_context(_client_of(cluster, distributed))
+
+
+def _client_of(cluster: Any, distributed: Any) -> Any:
+    return start_twice(partial(distributed.Client, cluster, timeout=CONNECT_SECONDS))
 
 
 def _call_factory(factory: str) -> Any:
@@ -285,7 +290,7 @@ def open_client(address: str, security: Any, seconds: float) -> Any:
                     f" within {1.5 * seconds:.0f} s"
                 ) from None
 
-    return Client(address, timeout=seconds, security=security)
+    return start_twice(partial(Client, address, timeout=seconds, security=security))
 
 
 def _read_address(path: str) -> str:

@@ -12,12 +12,13 @@ import logging
 import multiprocessing.resource_tracker
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from streamtrain.base.budget import default_readers
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, ResourceError
 
 _LOOPBACK = "127.0.0.1"
 
@@ -74,18 +75,21 @@ def local_cluster(workers: int, *, dashboard: bool, distributed: Any) -> Iterato
         stack.enter_context(dask.config.set(_GIVE_UP_AFTER))
         with dask.config.set(settings), _workers_ignore_ctrl_c():
             cluster = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers,
-                    processes=True,
-                    threads_per_worker=threads,
-                    host=_LOOPBACK,
-                    security=_security(distributed),
-                    # None would make the server listen on every address.
-                    dashboard_address=f"{_LOOPBACK}:0",
-                    worker_dashboard_address=None,
-                    scheduler_kwargs={"dashboard": dashboard},
-                    silence_logs=logging.ERROR,
-                    resources={"trainer": 1},
+                start_twice(
+                    partial(
+                        distributed.LocalCluster,
+                        n_workers=workers,
+                        processes=True,
+                        threads_per_worker=threads,
+                        host=_LOOPBACK,
+                        security=_security(distributed),
+                        # None would make the server listen on every address.
+                        dashboard_address=f"{_LOOPBACK}:0",
+                        worker_dashboard_address=None,
+                        scheduler_kwargs={"dashboard": dashboard},
+                        silence_logs=logging.ERROR,
+                        resources={"trainer": 1},
+                    )
                 )
             )
         try:
@@ -93,6 +97,26 @@ def local_cluster(workers: int, *, dashboard: bool, distributed: Any) -> Iterato
         finally:
             with suppress(Exception):  # the cluster ends them too
                 cluster.sync(_end_workers, list(cluster.workers.values()))
+
+
+def start_twice(start: Callable[[], Any]) -> Any:
+    """Return what `start` returns: a Dask client or cluster.
+
+    Dask asserts that the thread of its event loop runs within 10 s. On a machine that was suspended
+    or overloaded meanwhile it does not, so an AssertionError is answered by one more attempt.
+    Raises ResourceError when that fails too.
+    """
+    try:
+        return start()
+    except AssertionError:
+        pass
+    try:
+        return start()
+    except AssertionError:
+        raise ResourceError(
+            "Dask's event loop did not start within 10 s, twice. The machine is overloaded: end"
+            " other work on it and try again."
+        ) from None
 
 
 async def _end_workers(nannies: list[Any]) -> None:

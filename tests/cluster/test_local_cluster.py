@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 from streamtrain.cluster.connect import connect
-from streamtrain.cluster.local_cluster import local_cluster
+from streamtrain.cluster.local_cluster import local_cluster, start_twice
 from streamtrain.config import ClusterConfig
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, ResourceError
 from tests.cluster.conftest import addresses_listened_at
 
 
@@ -175,3 +175,18 @@ def test_a_script_without_a_guard_is_refused_before_it_is_run_by_each_worker(
         ConfigError, match=rf'script\.py, line {line}: .* `if __name__ == "__main__":`'
     ):
         runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")
+
+
+def test_dask_is_started_once_more_where_its_event_loop_came_too_late():
+    outcomes = iter([AssertionError(), "client"])
+
+    def start():
+        outcome = next(outcomes)
+        if isinstance(outcome, AssertionError):
+            raise outcome
+        return outcome
+
+    assert start_twice(start) == "client"
+    outcomes = iter([AssertionError(), AssertionError()])
+    with pytest.raises(ResourceError, match="did not start within 10 s, twice"):
+        start_twice(start)
