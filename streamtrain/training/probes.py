@@ -8,15 +8,13 @@ units, target last.
 Legend of shape suffixes: N rows, G groups, D features, P parameters, V vectors.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from streamtrain.training.model import Model, Shape
 from streamtrain.training.network import double
@@ -130,19 +128,17 @@ class Probe:
     def hvp(self, parameters_P: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Return the Hessian of the mean loss times a vector (P,), or times each of (V, P).
 
-        float64, by forward-over-reverse differentiation.
+        float64, by differentiating the gradient times the vector.
         """
-        _load_forward_mode()
-        weights = double(parameters_P)
+        weights = double(parameters_P).requires_grad_()
         vectors_VP = double(np.atleast_2d(vectors))
         total = torch.zeros_like(vectors_VP)
         for some_rows in _parts(rows):
-            gradient = grad(
-                lambda weights, some_rows=some_rows: self._losses(weights, some_rows).sum()
-            )
+            loss = self._losses(weights, some_rows).sum()
+            gradient = _derivative(loss, weights, create_graph=True)
             for index, vector in enumerate(vectors_VP):
-                total[index] += jvp(gradient, (weights,), (vector,))[1]
-        result = (total / len(rows)).detach().numpy()
+                total[index] += _derivative(gradient @ vector, weights)
+        result = (total / len(rows)).numpy()
         return result if np.ndim(vectors) == 2 else result[0]
 
     def _inputs_and_deltas(
@@ -258,15 +254,18 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@cache
-def _load_forward_mode() -> None:
-    """Use forward mode once, without the warning that it causes the first time.
-
-    Torch then scripts its own decompositions, and warns that scripting is deprecated.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
+def _derivative(
+    value: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    create_graph: bool = False,
+) -> torch.Tensor:
+    """Return the derivative of a scalar by `weights` (P,): 0 where it does not depend on them."""
+    if not value.requires_grad:
+        return torch.zeros_like(weights)
+    return torch.autograd.grad(
+        value, weights, create_graph=create_graph, retain_graph=True, materialize_grads=True
+    )[0]
 
 
 def _parts(rows: np.ndarray) -> list[torch.Tensor]:

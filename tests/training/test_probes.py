@@ -115,3 +115,9 @@ def test_rescaled_weights_are_the_same_function(layer, factor):
     )
     with pytest.raises(ValueError, match="cannot be rescaled"):
         rescale(SHAPES[3], weights, factor)
+
+
+def test_a_model_that_ignores_its_weights_has_no_curvature():
+    probe = Probe(outputs=lambda weights_P, x_BD: x_BD[:, 0], num_parameters=3)
+    product = probe.hvp(np.ones(3, np.float32), ROWS, np.eye(3))
+    np.testing.assert_array_equal(product, np.zeros((3, 3)))
