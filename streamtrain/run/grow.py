@@ -5,12 +5,15 @@ rate, and the others train it and the recommended size in turn on the same rows.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from streamtrain.records import BatchStage, Emit, Evaluation, GrowthTried, Record
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.run.sweep_plan import for_trial
+from streamtrain.science.cells import throughput
 from streamtrain.science.contest import levels
 from streamtrain.science.frontier import frontier
 from streamtrain.science.growing import (
@@ -31,8 +34,9 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
     """Emit a `growth` record per trial of a growing size; none where there is no case for it.
 
     There is none without a recommended size, where there is nothing to grow from or to, or where
-    `max_seconds` are too few for three trials.
+    `max_seconds` are too few for three trials. After `max_seconds` no further trial is begun.
     """
+    started = time.perf_counter()
     judgement = judge(run)
     chosen = next(
         (cell for cell in judgement.cells if cell.batch_size == judgement.choice.batch_size), None
@@ -63,6 +67,8 @@ def grow(prepared: Prepared, run: Run, emit: Emit, max_seconds: float) -> None:
     }
     stages, lr = min(log_seconds, key=log_seconds.__getitem__)
     for trial in range(first + 1, first + 1 + min(TRIALS, affordable)):
+        if time.perf_counter() - started > max_seconds:
+            return
         at_rows, growing = train_stages(prepared, stages, (lr,), trial)[lr]
         _, fixed = train_stages(prepared, constant, (chosen.lr,), trial)[chosen.lr]
         emit(
@@ -87,14 +93,27 @@ def _affordable_trials(
 ) -> int:
     """The trials that fit into `max_seconds` after the one that chooses from `grids`.
 
-    `grids`: the learning rates of each schedule.
+    `grids`: the learning rates of each schedule. They are trained one after another, so a row takes
+    as long as in a training of one model, not as in the passes of the sweep.
     """
+    fill_seconds = run.passes[-1].fill_seconds
     seconds = {
-        stages: seconds_of(costs_of(run, stages), stages, rows) for stages in [*grids, constant]
+        stages: fill_seconds + seconds_of(_training_costs(run, stages), stages, rows)
+        for stages in [*grids, constant]
     }
     choosing = sum(len(grid) * seconds[stages] for stages, grid in grids.items())
     per_trial = seconds[constant] + max(seconds[stages] for stages in grids)
     return int((max_seconds - choosing) / per_trial)
+
+
+def _training_costs(run: Run, stages: Sequence[BatchStage]) -> dict[int, float]:
+    """Return the seconds per row of each size in a training, where delivery can be slower."""
+    steps = costs_of(run, stages)
+    speeds = {size: throughput(run, size)[0] for size in steps}
+    return {
+        size: max(cost, 1 / median(speeds[size])) if speeds[size] else cost
+        for size, cost in steps.items()
+    }
 
 
 def _rates_between(first: float, last: float) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ measured, and the recommended size is trained once more to measure the time it t
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -45,7 +46,12 @@ from streamtrain.science.ladder import (
     next_trial,
 )
 from streamtrain.science.run_log import Run
-from streamtrain.science.spending import is_timed, projected_seconds, timing_would_tell
+from streamtrain.science.spending import (
+    is_timed,
+    ladder_of_run,
+    projected_seconds,
+    timing_would_tell,
+)
 from streamtrain.science.tuning import (
     PassPlan,
     choose_winners,
@@ -129,6 +135,7 @@ def sweep(
     run = sweep_run.run
     if ladder is None:
         sweep_run.time_steps(max(REPEATS, run.trials))
+    started = time.perf_counter()
     if config.sweep.measure:
         measure_sweep(prepared, run, learners, sweep_run.emit)
     if config.sweep.confirm:
@@ -137,7 +144,7 @@ def sweep(
     if config.sweep.grow and ladder is not None and run.goal == "time-to-loss":
         left = projected_seconds(run)
         if left is not None:
-            left -= run.header.ladder.reserved_seconds if run.header.ladder else 0.0
+            left -= time.perf_counter() - started + ladder_of_run(run).reserved_seconds
         grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 
     rows_read = sum(record.rows_read for record in run.passes)

@@ -23,7 +23,7 @@ TIMING_SECONDS = 0.9
 TIMING_DOUBT = 0.3
 
 #: The part of a budget after which no more timing is started.
-TIMING_SHARE = 0.05
+TIMING_SHARE = 0.1
 
 
 def ladder_of_run(run: Run) -> LadderInfo:
@@ -145,7 +145,6 @@ def _seconds_used(run: Run) -> float:
 
 
 def _timed_seconds(run: Run) -> float:
-    """The seconds of timing so far, with the rests between the regions."""
-    return 1.4 * sum(
-        seconds for repeats in run.step_seconds.values() for _, seconds in repeats.values()
-    )
+    """The seconds of timing so far, with the warm-up and the rests between the regions."""
+    regions = [*run.step_seconds.values(), run.delivery_seconds]
+    return 1.4 * sum(seconds for repeats in regions for _, seconds in repeats.values())
