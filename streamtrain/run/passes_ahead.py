@@ -122,12 +122,12 @@ class PassesAhead:
         ahead, ended = self._passes[0]
         if ahead.plan == plan:
             # not result(): what went wrong is found again, and raised, when the pass runs in turn
-            self.failed = ended.exception() is not None
-            if not self.failed:
+            if ended.exception() is None:
                 self._passes.popleft()
                 if not self._passes:
                     self._running.close()
                 return ahead
+            self.failed = True
         self.stop()
         return None
 
