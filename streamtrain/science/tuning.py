@@ -142,7 +142,8 @@ def _decides(run: Run, trial: int) -> bool:
     most = max(len(run.learning_rates(size)) for size in run.batch_sizes)
     if run.header.halving and most > FEWEST_RATES:
         return True
-    return trial == 0 and run.header.extend and run.has_holdout and most > 1
+    may_extend = bool(run.header.extend) and run.has_holdout and most > 1
+    return trial == 0 and may_extend
 
 
 def _survivors(run: Run, size: int, done: int) -> list[float]:

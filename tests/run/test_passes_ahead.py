@@ -105,9 +105,13 @@ def passes_of(out) -> list[tuple[str, int]]:
             {"extend_grid": True, "halving": False},
             [[("tuning", 2)], [("fresh", 4), ("fresh", 5)]],
             id="a grid that may be extended",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
-            {"lr_rule": "linear,sqrt"}, [[("tuning", 1), ("tuning", 2)]], id="rules without tuning"
+            {"lr_rule": "linear,sqrt"},
+            [[("tuning", 1), ("tuning", 2)]],
+            id="rules without tuning",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"trials": None, "extend_grid": True, "budget": 300_000, "lr_grid": 3},
@@ -175,10 +179,10 @@ def test_they_train_at_the_same_time(data, tmp_path, monkeypatch, in_turn):
 @pytest.mark.parametrize(
     ("multiprocessors", "free_bytes", "groups"),
     [
-        pytest.param(1000, 2**34, [2, 2], id="room for all"),
-        pytest.param(7, 2**34, [0, 2], id="tuning fills it"),
+        pytest.param(1000, 2**34, [2, 2], id="room for all", marks=pytest.mark.slow),
+        pytest.param(7, 2**34, [0, 2], id="tuning fills it", marks=pytest.mark.slow),
         pytest.param(4, 2**34, [0, 1, 0], id="two fresh trials fill it"),
-        pytest.param(2, 2**34, [], id="each fills it"),
+        pytest.param(2, 2**34, [], id="each fills it", marks=pytest.mark.slow),
         pytest.param(1000, 2**20, [], id="no memory on the GPU"),
     ],
 )
@@ -213,7 +217,11 @@ def test_what_the_records_do_not_ask_for_leaves_no_trace(data, tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("CUDA error: out of memory"), RuntimeError("launch"), OSError("lost")],
+    [
+        RuntimeError("CUDA error: out of memory"),
+        pytest.param(RuntimeError("launch"), marks=pytest.mark.slow),
+        OSError("lost"),
+    ],
     ids=str,
 )
 def test_one_that_fails_is_repeated_alone(data, tmp_path, monkeypatch, started, in_turn, error):
@@ -250,7 +258,7 @@ def test_learners_for_which_there_is_no_memory_start_in_their_turn(
     assert timeless_records(tmp_path / "out") == in_turn
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [SIZES[0], pytest.param(SIZES[1], marks=pytest.mark.slow)])
 def test_a_size_that_fails_in_each_pass_has_the_outcome_of_passes_in_turn(
     data, tmp_path, monkeypatch, size
 ):
