@@ -6,7 +6,7 @@ Those that are not `slow` run by default; `make cudasim` runs all.
 
 import itertools
 from dataclasses import replace
-from threading import Barrier, Lock
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -356,19 +356,13 @@ def test_two_passes_at_once_have_the_records_of_passes_in_turn(tmp_path, monkeyp
     prepared = prepare(make_config(values), learners=2, rates=1)
     prepared = replace(prepared, engine="fused-cuda")
     plans = [PassPlan(kind="fresh", trial=k, lrs={30: (0.01,), 64: (0.02,)}) for k in (0, 1)]
-    one_kernel, genuine = Lock(), cuda_engine.run
     together, consume = Barrier(2, timeout=60), Learner.consume
-
-    def run_alone(launch, *arguments):
-        with one_kernel:
-            genuine(launch, *arguments)
 
     def meet(self, *arguments, **options):
         if self.batch_size == 30:
             together.wait()
         yield from consume(self, *arguments, **options)
 
-    monkeypatch.setattr(cuda_engine, "run", run_alone)
     in_turn: list = []
     for plan in plans:
         run_pass(prepared, make_learners(prepared, plan), plan.trial, in_turn.append, kind="fresh")
