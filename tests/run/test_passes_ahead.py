@@ -20,6 +20,7 @@ from streamtrain.run import sweep as sweep_module
 from streamtrain.run.passes_ahead import PassesAhead, with_shared_seconds
 from streamtrain.run.prepare import prepare
 from streamtrain.science.tuning import PassPlan
+from streamtrain.training.checkpoint import list_checkpoints, read_checkpoint
 from streamtrain.training.cuda_fit import GpuRoom
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.learner import Learner
@@ -318,6 +319,22 @@ def test_ctrl_c_stops_all_of_them_and_the_sweep_goes_on(
     assert timeless_records(tmp_path / "out") == in_turn
 
 
+def test_the_last_checkpoint_is_that_of_passes_in_turn(data, tmp_path, monkeypatch):
+    """From it, the trained models are measured when the sweep is resumed after its last pass."""
+    states = []
+    for name in ("in turn", "at once"):
+        run_sweep(make(data), tmp_path / name)
+        folder = tmp_path / name / "checkpoints"
+        states.append(read_checkpoint(folder, list_checkpoints(folder)[-1]))
+        make_room(monkeypatch)
+    in_turn, at_once = (state.document["state"] for state in states)
+    assert at_once["name"] == in_turn["name"]
+    assert at_once["record"]["trial"] == 5
+    assert at_once["receipt"] == in_turn["receipt"]
+    arrays = [{name: a.tobytes() for name, a in state.arrays.items()} for state in states]
+    assert arrays[0] == arrays[1]
+
+
 def test_passes_at_once_share_their_time():
     record = PassEnded(kind="fresh", trial=3, seconds=6.0, fill_seconds=1.5, training_seconds=3.0)
     shared = with_shared_seconds(record, 3)
@@ -339,3 +356,4 @@ def test_the_projection_counts_all_of_them(data, tmp_path, monkeypatch):
     plan = PassPlan(kind="tuning", trial=0, lrs=dict.fromkeys(SIZES, (0.01, 0.02)))
     others = 2 * at_once.needs_of(prepared, plan).host_bytes
     assert ends[1].projected_bytes - ends[0].projected_bytes == windows + others
+    assert ends[1].peak_rss_bytes <= ends[1].projected_bytes
