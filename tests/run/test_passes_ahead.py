@@ -298,6 +298,22 @@ def test_an_error_of_a_pass_ahead_ends_the_sweep_in_its_turn(data, tmp_path, mon
     assert timeless_records(tmp_path / "out") == in_turn
 
 
+def test_what_is_stopped_ends_long_before_its_last_row(data, monkeypatch):
+    prepared = prepare(make(data), learners=1, rates=1).with_rows(10**7)
+    plan = PassPlan(kind="fresh", trial=0, lrs={SIZES[0]: (0.01,)}, rows=10**7)
+    begun = threading.Event()
+    on_first_rows(monkeypatch, lambda _learner: begun.set())
+    made, genuine = [], passes_ahead.make_learners
+    monkeypatch.setattr(
+        passes_ahead, "make_learners", lambda *of: made.extend(genuine(*of)) or made
+    )
+    with PassesAhead() as ahead:
+        ahead.start(prepared, [plan])
+        assert begun.wait(30)
+    assert 0 <= made[0].rows < 10**7
+    assert threads_left() == []
+
+
 @pytest.mark.parametrize("trial", [3, 4])
 def test_ctrl_c_stops_all_of_them_and_the_sweep_goes_on(
     data, tmp_path, monkeypatch, in_turn, trial
