@@ -5,35 +5,27 @@ Those that are not `slow` run by default; `make cudasim` runs all.
 """
 
 import itertools
-from dataclasses import replace
-from threading import Barrier
 
 import numpy as np
 import pytest
 from numba import cuda
 from numba.cuda.simulator import kernelapi
 
-from data_gen import generate
-from streamtrain.config import TrainConfig, make_config
+from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
 from streamtrain.kernels import cuda_layout, cuda_population, cuda_source, cuda_split
 from streamtrain.kernels.activations import TANH
 from streamtrain.kernels.cuda_layout import make_layout, parameter_places
 from streamtrain.kernels.updates import ADAM
-from streamtrain.records import ReplicaEnded
-from streamtrain.run.passes import run_pass
-from streamtrain.run.passes_ahead import PassesAhead, make_learners
-from streamtrain.run.prepare import prepare
-from streamtrain.science.tuning import PassPlan
 from streamtrain.training import cuda_engine, cuda_fit
 from streamtrain.training.cuda_engine import CudaEngine
 from streamtrain.training.fused_engine import FusedEngine, hyper_values
-from streamtrain.training.learner import Learner
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import TorchEngine
 from tests.training import contract
 from tests.training.contract import RATES, make_rows
+from tests.training.passes_at_once import check_passes_at_once
 from tests.training.test_engine import LOSSES, OPTIMIZERS
 
 assert cuda_source.SIMULATED
@@ -344,47 +336,6 @@ def test_what_it_cannot_train_is_refused():
     assert make(shape=Shape(widths=(4, 64, 64, 64, 1), activation="gelu")).steps == 0
 
 
-def test_two_passes_at_once_have_the_records_of_passes_in_turn(tmp_path, monkeypatch):
-    """The simulator runs one kernel at a time; everything else of the passes is side by side."""
-    generate(tmp_path / "data", kind="linear", rows=160)
-    values = {
-        "data": {"path": str(tmp_path / "data"), "holdout": 32},
-        "train": {"device": "cpu", "engine": "fused"},
-        "model": {"hidden": [4]},
-        "fetch": {"memory": "64MiB", "readers": 2},
-    }
-    prepared = prepare(make_config(values), learners=2, rates=1)
-    prepared = replace(prepared, engine="fused-cuda")
-    plans = [PassPlan(kind="fresh", trial=k, lrs={30: (0.01,), 64: (0.02,)}) for k in (0, 1)]
-    together, consume = Barrier(2, timeout=60), Learner.consume
-
-    def meet(self, *arguments, **options):
-        if self.batch_size == 30:
-            together.wait()
-        yield from consume(self, *arguments, **options)
-
-    in_turn: list = []
-    for plan in plans:
-        run_pass(prepared, make_learners(prepared, plan), plan.trial, in_turn.append, kind="fresh")
-    at_once: list = []
-    monkeypatch.setattr(Learner, "consume", meet)
-    with PassesAhead() as ahead:
-        learners = make_learners(prepared, plans[0])
-        assert ahead.start(prepared, plans[1:]) == 1
-        run_pass(prepared, learners, 0, at_once.append, kind="fresh")
-        second = ahead.take(plans[1])
-        assert second is not None
-        at_once += second.records
-    assert [timeless(record) for record in at_once] == [timeless(record) for record in in_turn]
-    assert {record.outcome for record in at_once if isinstance(record, ReplicaEnded)} == {
-        "finished"
-    }
-
-
-def timeless(record) -> dict:
-    """Return the fields of a record without times."""
-    return {
-        name: value
-        for name, value in record.to_json().items()
-        if not name.endswith("seconds") and name != "stats"
-    }
+def test_passes_at_once_have_the_records_of_passes_in_turn(tmp_path, monkeypatch):
+    """Kernels follow each other here; everything else of the passes is side by side."""
+    check_passes_at_once(tmp_path, monkeypatch, "cpu", passes=2, rows=160, sizes=(30, 64))
