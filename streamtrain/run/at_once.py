@@ -15,15 +15,20 @@ from streamtrain.training.engine_choice import room_of
 #: The part of a GPU's free memory that passes may fill. Torch keeps memory that was freed.
 GPU_SHARE = 0.5
 
+#: The streams that torch has on a GPU, and the most queues of launches of CUDA. Learners beyond this
+#: many would share a stream, and wait for each other.
+MOST_STREAMS = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassNeeds:
     """What one pass takes.
 
-    `blocks`: thread blocks that train at once until it ends. `gpu_bytes`: memory on the GPU.
-    `host_bytes`: memory on the host beside its windows and decodes.
+    `learners`: each has a stream. `blocks`: thread blocks that train at once until it ends.
+    `gpu_bytes`: memory on the GPU. `host_bytes`: memory on the host beside its windows and decodes.
     """
 
+    learners: int
     blocks: int
     gpu_bytes: int
     host_bytes: int
@@ -46,11 +51,14 @@ def passes_at_once(
 ) -> AtOnce:
     """Return how many of `passes` equal passes run at once.
 
-    Their blocks fill the multiprocessors of the GPU at most, and each has a reader of its own.
-    `budget`: that of one pass alone. `free_bytes`: the free memory of the GPU.
+    Their blocks fill the multiprocessors of the GPU at most, and their learners its streams. Each
+    has a reader of its own. `budget`: that of one pass alone. `free_bytes`: the memory of the GPU
+    that is free.
     """
-    filling = min(passes, multiprocessors // max(1, needs.blocks), budget.readers)
-    fitting = int(GPU_SHARE * free_bytes) // max(1, needs.gpu_bytes)
+    filling = min(
+        passes, multiprocessors // needs.blocks, MOST_STREAMS // needs.learners, budget.readers
+    )
+    fitting = int(GPU_SHARE * free_bytes) // needs.gpu_bytes
     for number in range(min(filling, fitting), 1, -1):
         if shared := share_budget(budget, number, needs.host_bytes):
             return AtOnce(
@@ -115,6 +123,7 @@ def needs_of(prepared: Prepared, plan: PassPlan) -> PassNeeds:
         np.dtype(source.dataset.decoded_type).itemsize,
     )
     return PassNeeds(
+        learners=len(plan.lrs),
         blocks=sum(map(len, plan.lrs.values())) * choose_slots(min(plan.lrs), model.num_parameters),
         gpu_bytes=prepared.budget.window_bytes + learners + len(plan.lrs) * evaluation,
         host_bytes=learners + chains,

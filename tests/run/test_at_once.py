@@ -17,11 +17,21 @@ MIB = 2**20
 PLAN = PassPlan(kind="fresh", trial=3, lrs={32: (0.01,), 1024: (0.01, 0.02)})
 
 
-def found(passes=8, *, blocks=8, gpu_bytes=MIB, host_bytes=0, memory=2**30, cores=16, free=2**34):
+def found(
+    passes=8,
+    *,
+    learners=4,
+    blocks=8,
+    gpu_bytes=MIB,
+    host_bytes=0,
+    memory=2**30,
+    cores=16,
+    free=2**34,
+):
     """Return what runs at once on a GPU of 132 multiprocessors; a window has 10 MiB."""
     sizes = {"window_rows": MIB // 2, "span_rows": 1, "num_columns": 5, "decoded_itemsize": 1}
     budget = make_budget(limit_bytes=memory, readers=cores, **sizes)
-    needs = PassNeeds(blocks=blocks, gpu_bytes=gpu_bytes, host_bytes=host_bytes)
+    needs = PassNeeds(learners=learners, blocks=blocks, gpu_bytes=gpu_bytes, host_bytes=host_bytes)
     return passes_at_once(passes, needs, budget, multiprocessors=132, free_bytes=free)
 
 
@@ -33,6 +43,8 @@ def found(passes=8, *, blocks=8, gpu_bytes=MIB, host_bytes=0, memory=2**30, core
         pytest.param({"blocks": 66}, 2, 8, id="two halves"),
         pytest.param({"blocks": 67}, 1, 16, id="more than half"),
         pytest.param({"blocks": 500}, 1, 16, id="more than all"),
+        pytest.param({"learners": 8}, 4, 4, id="a stream for each learner"),
+        pytest.param({"learners": 33}, 1, 16, id="more learners than streams"),
         pytest.param({"passes": 1}, 1, 16, id="one"),
         pytest.param({"cores": 3}, 3, 1, id="a reader each"),
         pytest.param({"cores": 1}, 1, 1, id="one core"),
@@ -99,7 +111,7 @@ def has_room(monkeypatch):
 def test_a_pass_needs_its_window_and_each_learner_its_evaluation_rows(prepared):
     learners = learner_bytes(prepared.model, learners=2, rates=2)
     assert needs_of(prepared, PLAN) == PassNeeds(
-        blocks=3, gpu_bytes=3000 * 20 + learners + 2 * 500 * 20, host_bytes=learners
+        learners=2, blocks=3, gpu_bytes=3000 * 20 + learners + 2 * 500 * 20, host_bytes=learners
     )
 
 
