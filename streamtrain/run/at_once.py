@@ -15,8 +15,8 @@ from streamtrain.training.engine_choice import room_of
 #: The part of a GPU's free memory that passes may fill. Torch keeps memory that was freed.
 GPU_SHARE = 0.5
 
-#: The streams that torch has on a GPU, and the most queues of launches of CUDA. Learners beyond this
-#: many would share a stream, and wait for each other.
+#: The streams that torch has on a GPU, and the most queues of launches of CUDA. Learners beyond
+#: these would share a stream, and wait for each other.
 MOST_STREAMS = 32
 
 
@@ -61,22 +61,19 @@ def passes_at_once(
     fitting = int(GPU_SHARE * free_bytes) // needs.gpu_bytes
     for number in range(min(filling, fitting), 1, -1):
         if shared := share_budget(budget, number, needs.host_bytes):
-            return AtOnce(
-                passes=number, budget=shared, reason=_reason(number, filling, number == fitting)
-            )
-    return AtOnce(
-        passes=1, budget=budget, reason=_reason(1, filling, fitting < 2) if filling > 1 else ""
-    )
+            reason = _reason(number, filling, is_gpu=number == fitting)
+            return AtOnce(passes=number, budget=shared, reason=reason)
+    return AtOnce(passes=1, budget=budget, reason=_reason(1, filling, is_gpu=fitting < 2))
 
 
-def _reason(number: int, filling: int, is_gpu: bool) -> str:
-    if number == filling:
+def _reason(number: int, filling: int, *, is_gpu: bool) -> str:
+    if number >= filling:
         return ""
     memory, remedy = ("the GPU", "End other programs on it") if is_gpu else ("--memory", "Raise it")
     passes = "passes of the sweep run" if number > 1 else "pass of the sweep runs"
     return (
-        f"{number} {passes} at once, where {filling} would fill the GPU: {memory} does not hold the"
-        f" windows of more. {remedy}, or give smaller --window-rows (another row order)."
+        f"{number} {passes} at once instead of {filling}: {memory} does not hold the windows of"
+        f" more. {remedy}, or give smaller --window-rows (another row order)."
     )
 
 

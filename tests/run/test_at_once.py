@@ -61,20 +61,20 @@ def test_as_many_as_fill_the_gpu(options, passes, readers):
         pytest.param(
             {"free": 100 * MIB, "gpu_bytes": 9 * MIB},
             5,
-            "5 passes of the sweep run at once, where 8 would fill the GPU: the GPU does not hold"
+            "5 passes of the sweep run at once instead of 8: the GPU does not hold"
             " the windows of more. End other programs on it,",
             id="the GPU's memory",
         ),
         pytest.param(
             {"free": 15 * MIB, "gpu_bytes": 9 * MIB},
             1,
-            "1 pass of the sweep runs at once, where 8 would fill the GPU: the GPU does not",
+            "1 pass of the sweep runs at once instead of 8: the GPU does not",
             id="one fits the GPU",
         ),
         pytest.param(
             {"memory": 145 * MIB},
             5,
-            "5 passes of the sweep run at once, where 8 would fill the GPU: --memory does not hold"
+            "5 passes of the sweep run at once instead of 8: --memory does not hold"
             " the windows of more. Raise it,",
             id="the host's memory",
         ),
