@@ -4,7 +4,7 @@ import math
 import os
 import resource
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -112,6 +112,23 @@ def make_budget(
         f" the budget is {format_bytes(limit_bytes)}. Raise --memory, or lower --window-rows or"
         " --span-rows (either changes the row order)."
     )
+
+
+def share_budget(budget: Budget, streams: int, more_bytes: int) -> Budget | None:
+    """Return the budget of each of several equal streams at once; None if they do not fit.
+
+    `budget` is that of one of them alone, whose readers they share: each has one at least. What the
+    others hold counts as fixed memory, with the `more_bytes` that each further one needs beside its
+    windows and decodes.
+    """
+    for readers in range(budget.readers // streams, 0, -1):
+        for windows in range(readers + SPARE_WINDOWS, MIN_WINDOWS - 1, -1):
+            each = windows * budget.window_bytes + readers * budget.decode_bytes
+            others = (streams - 1) * (each + more_bytes)
+            if budget.fixed_bytes + others + each <= budget.limit_bytes:
+                fixed_bytes = budget.fixed_bytes + others
+                return replace(budget, fixed_bytes=fixed_bytes, readers=readers, windows=windows)
+    return None
 
 
 def default_limit_bytes(proc: Path = PROC) -> int:

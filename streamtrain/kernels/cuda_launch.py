@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
@@ -16,6 +17,9 @@ from streamtrain.kernels.cuda_source import SIMULATED
 _PLAIN_SHARED_BYTES = 48 * 1024
 
 _LOCK = Lock()
+
+#: The simulator refuses a kernel while another one runs.
+_ALONE = Lock() if SIMULATED else nullcontext()
 
 
 def can_launch() -> bool:
@@ -40,7 +44,8 @@ def configure(
 def run(launch: Any, *arguments: Any) -> None:
     """Launch a kernel; raise RuntimeError, as torch does, for what Numba and the driver raise."""
     try:
-        launch(*arguments)
+        with _ALONE:
+            launch(*arguments)
     except MemoryError:
         raise
     except Exception as error:

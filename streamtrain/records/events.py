@@ -325,9 +325,9 @@ class PassEnded(Record):
     """One reading of the data that fed every learner of a trial.
 
     `lrs`: learning rates by batch size. `fill_seconds`: time before the first block;
-    `training_seconds`: time after it. `stats`: the amounts of `FetchStats`. The null policy decides
-    which one of `imputed` and `dropped` is set. The fields from `workers` on belong to a pass on
-    workers.
+    `training_seconds`: time after it; of passes that ran at once, each has its share of the times.
+    `stats`: the amounts of `FetchStats`. The null policy decides which one of `imputed` and
+    `dropped` is set. The fields from `workers` on belong to a pass on workers.
     """
 
     EVENT: ClassVar[str] = "pass"

@@ -60,6 +60,7 @@ def run_pass(
     max_seconds: float | None = None,
     saving: Checkpointing | None = None,
     position: Position | None = None,
+    stopping: Event | None = None,
 ) -> PassEnded:
     """Read the rows once, feed every block to every learner, and emit their records.
 
@@ -72,6 +73,8 @@ def run_pass(
     run again: the final state of its learners is loaded, and its record is returned.
 
     `position`: the object that tracks progress, for a caller that reads it as records are emitted.
+    `stopping`: set it from another thread, and learners end their block early; `saving` must then
+    end the pass.
     """
     learning_rates = {
         learner.engine.batch_size: tuple(learner.engine.learning_rates) for learner in learners
@@ -88,7 +91,7 @@ def run_pass(
             return position.record
     listening = nullcontext() if saving is None else saving.listening()
     with listening:
-        _train(prepared, position, trial, emit, max_seconds, saving)
+        _train(prepared, position, trial, emit, max_seconds, saving, stopping or Event())
         for learner in position.active:
             for record in learner.finish():
                 emit(record)
@@ -150,6 +153,7 @@ def _train(
     emit: Emit,
     max_seconds: float | None,
     saving: Checkpointing | None,
+    stopping: Event,
 ) -> None:
     """Feed blocks to the learners, from the current position until the pass ends."""
 
@@ -157,7 +161,6 @@ def _train(
         if saving is not None:
             saving.edge(_fraction_done(position, max_seconds), position.state)
 
-    stopping = Event()
     # The learners of the fused engines train side by side: on the CPU their replicas share one pool
     # of threads, on a GPU each has a stream. Torch has threads of its own, so its learners take
     # turns.

@@ -320,6 +320,13 @@ def _fixed_bytes(
     `width`: columns of a block. Memory is projected, not measured: the counts are of arrays that
     exist at the same time at most.
     """
+    evaluation = 8 * width * evaluation_rows
+    timed_block = _FLOAT32_BYTES * width * TIMED_ROWS
+    return learner_bytes(model, learners=learners, rates=rates) + evaluation + timed_block
+
+
+def learner_bytes(model: Model, *, learners: int, rates: int) -> int:
+    """Return the bytes that the learners of a pass need, each with `rates` replicas."""
     parameters = learners * rates * model.num_parameters
     # parameters, gradient, two moments, average, two temporaries
     training = 7 * _FLOAT32_BYTES * parameters
@@ -330,9 +337,7 @@ def _fixed_bytes(
     partial_gradients = slots * _FLOAT32_BYTES * parameters
     # activations, their gradients and a temporary, for one learner at a time
     activations = 3 * _FLOAT32_BYTES * rates * PART_ROWS * model.values_per_row
-    evaluation = 8 * width * evaluation_rows
-    timed_block = _FLOAT32_BYTES * width * TIMED_ROWS
-    return training + checkpoint + partial_gradients + activations + evaluation + timed_block
+    return training + checkpoint + partial_gradients + activations
 
 
 def _last_epoch(train: TrainConfig, epoch_rows: int, limits: UntilFlat | None) -> int | None:

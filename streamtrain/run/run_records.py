@@ -115,11 +115,19 @@ class RunLifetime:
         """Return the peak of resident memory beyond the memory of imports and warm-up."""
         return max(0, peak_rss_bytes() - self._resident_bytes)
 
-    def end(self, *, rows_read: int, passes: int, saved: int, peak_bytes: int) -> None:
+    def end(
+        self,
+        *,
+        rows_read: int,
+        passes: int,
+        saved: int,
+        peak_bytes: int,
+        projected_bytes: int | None = None,
+    ) -> None:
         """Emit the last record of the run.
 
         `saved`: rows that were not read because learners shared a pass. `peak_bytes`: those of the
-        passes.
+        passes. `projected_bytes`: of passes at once; None where they took turns.
         """
         seconds_before = 0 if self._checkpointer is None else self._checkpointer.seconds
         self._emit(
@@ -128,7 +136,7 @@ class RunLifetime:
                 rows_read=rows_read,
                 passes=passes,
                 rows_saved=saved,
-                projected_bytes=self._prepared.budget.projected_bytes,
+                projected_bytes=projected_bytes or self._prepared.budget.projected_bytes,
                 peak_rss_bytes=peak_bytes,
             )
         )

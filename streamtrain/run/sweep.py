@@ -9,8 +9,10 @@ measured, and the recommended size is trained once more to measure the time it t
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
+from streamtrain.base.caller import warn_caller
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError
 from streamtrain.records import (
@@ -26,11 +28,13 @@ from streamtrain.records import (
     WinningRates,
     started_record,
 )
+from streamtrain.run.at_once import share_gpu
 from streamtrain.run.confirm import confirm
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
 from streamtrain.run.measure import measure_sweep, with_reserve
 from streamtrain.run.passes import PassRunner, run_pass
+from streamtrain.run.passes_ahead import PassAhead, PassesAhead, make_learners, with_shared_seconds
 from streamtrain.run.prepare import Prepared
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.sweep_plan import (
@@ -44,6 +48,7 @@ from streamtrain.science.ladder import (
     last_selection,
     next_rung,
     next_trial,
+    trials_after,
 )
 from streamtrain.science.run_log import Run
 from streamtrain.science.spending import (
@@ -59,6 +64,7 @@ from streamtrain.science.tuning import (
     last_pass,
     next_fresh_pass,
     next_tuning_pass,
+    passes_after,
 )
 from streamtrain.training.checkpointing import Checkpointer
 from streamtrain.training.learner import Learner
@@ -154,13 +160,15 @@ def sweep(
         passes=len(run.passes),
         saved=rows_if_separate - rows_read,
         peak_bytes=peak_bytes,
+        projected_bytes=sweep_run.projected_bytes,
     )
 
 
 class SweepRun:
     """The passes of one sweep, each of which follows from the records before it.
 
-    `run` has all records so far. Use `resume_from` first when the sweep was interrupted, then
+    `run` has all records so far, and `projected_bytes` the memory of the most passes that ran at
+    once; None if they took turns. Use `resume_from` first when the sweep was interrupted, then
     `run_passes`. Used from one thread.
     """
 
@@ -177,6 +185,10 @@ class SweepRun:
         self._emit = emit
         self._checkpointer = checkpointer
         self._runner = runner
+        self._ahead = PassesAhead()
+        self._at_once = 1
+        self._has_warned = False
+        self.projected_bytes: int | None = None
         # Records of the pass in which the sweep was interrupted.
         self._interrupted: list[Record] = []
 
@@ -202,6 +214,12 @@ class SweepRun:
 
         If no pass remains, its learners are loaded from the checkpoint of the last pass.
         """
+        with self._ahead:
+            learners = self._run_remaining_passes()
+        return learners or self._run_pass(last_pass(self.run), announce=False)
+
+    def _run_remaining_passes(self) -> list[Learner]:
+        """Run the remaining passes, and return the learners of the last one; none if none does."""
         learners: list[Learner] = []
         climbs = self.run.header.ladder is not None
         if climbs:
@@ -219,12 +237,11 @@ class SweepRun:
         while True:
             while plan := next_fresh(self.run):
                 learners = self._run_pass(plan)
+            # a pass ahead that the records do not ask for would disturb the timing
+            self._ahead.stop()
             if not climbs or not timing_would_tell(self.run, last_selection(self.run)):
-                break
+                return learners
             self._time_once_more()
-        if not learners:
-            learners = self._run_pass(last_pass(self.run), announce=False)
-        return learners
 
     def time_steps(self, repeats: int, first_repeat: int = 0) -> None:
         """Time the stream and the steps of every size that can take one."""
@@ -272,7 +289,6 @@ class SweepRun:
         climbs = self.run.header.ladder is not None
         passes_left = 1 if climbs else self._passes_left(plan)
         max_seconds = self._max_seconds(passes_left)
-        prepared = self._prepared if plan.rows is None else self._prepared.with_rows(plan.rows)
         if announce:
             self.emit(
                 PassPlanned(
@@ -285,17 +301,55 @@ class SweepRun:
                     seconds_left=projected_seconds(self.run) if climbs else None,
                 )
             )
-        learners = [prepared.learner(size, lrs, plan.trial) for size, lrs in plan.lrs.items()]
+        if ahead := self._ahead.take(plan):
+            self._add_pass(ahead)
+            return ahead.learners
+        prepared = self._prepared if plan.rows is None else self._prepared.with_rows(plan.rows)
+        learners = make_learners(prepared, plan)
+        prepared = self._start_following(prepared, plan)
         self._runner(
             prepared,
             learners,
             plan.trial,
-            self.emit,
+            self._emit_of_pass,
             kind=plan.kind,
             max_seconds=max_seconds,
             saving=self._checkpointer,
         )
         return learners
+
+    def _start_following(self, prepared: Prepared, plan: PassPlan) -> Prepared:
+        """Start the passes that can run beside the one of `plan`; return the state for it."""
+        self._at_once = 1
+        if self._runner is not run_pass or self._ahead.failed:
+            return prepared
+        find = passes_after if self.run.header.ladder is None else trials_after
+        following = find(self.run, plan)
+        shared = share_gpu(prepared, plan, 1 + len(following))
+        if shared is None:
+            return prepared
+        if shared.reason and not self._has_warned:
+            warn_caller(shared.reason)
+            self._has_warned = True
+        sharing = replace(prepared, budget=shared.budget)
+        self._at_once += self._ahead.start(sharing, following[: shared.passes - 1])
+        if self._at_once == 1:
+            return prepared
+        self.projected_bytes = max(self.projected_bytes or 0, shared.budget.projected_bytes)
+        return sharing
+
+    def _emit_of_pass(self, record: Record) -> None:
+        self.emit(with_shared_seconds(record, self._at_once))
+
+    def _add_pass(self, ahead: PassAhead) -> None:
+        """Add the records of a pass that ran before its turn, and save its end."""
+        saving = self._checkpointer
+        with nullcontext() if saving is None else saving.listening():
+            for record in ahead.records:
+                self._emit_of_pass(record)
+            if saving is not None:
+                assert ahead.state is not None
+                saving.save(ahead.state)
 
     def _passes_left(self, plan: PassPlan) -> int:
         """The number of passes still expected, including this one but no further extensions."""

@@ -14,6 +14,7 @@ decides as the interrupted one would have.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamtrain.records import PassEnded, TargetWinners, WinningRates
 from streamtrain.science.cells import Cell, make_cell, rank
@@ -26,7 +27,7 @@ from streamtrain.science.contest import (
 )
 from streamtrain.science.flatness import best_loss, halfway, hardly_gains
 from streamtrain.science.run_log import Run
-from streamtrain.science.selection import LOOKS, Contender, Selection
+from streamtrain.science.selection import LOOKS, Contender, Selection, next_look
 from streamtrain.science.spending import (
     cost_per_row,
     curves_of,
@@ -125,6 +126,26 @@ def next_trial(run: Run) -> PassPlan | None:
     lrs = {size: (rates[size],) for size in active}
     trial = _last_rung(run).trial + 1 + len(fresh)
     return PassPlan(kind="fresh", trial=trial, lrs=lrs, rows=rows)
+
+
+def trials_after(run: Run, plan: PassPlan) -> list[PassPlan]:
+    """Return the trials that follow the trial `plan` up to the next look, if all are affordable.
+
+    Between two looks only the budget can end them, which `next_trial` decides at each one's turn.
+    """
+    if plan.kind != "fresh" or plan.rows is None or len(run.header.batch_sizes) == 1:
+        return []
+    done = len(_passes_of(run, "fresh"))
+    replicas = {size: len(lrs) for size, lrs in plan.lrs.items()}
+    ahead: list[PassPlan] = []
+    for more in range(1, (next_look(done) or done) - done):
+        # two trials are run in any case
+        if done + more >= 2 and not is_affordable(
+            run, plan.rows * (1 + more), replicas, reserve=False
+        ):
+            break
+        ahead.append(replace(plan, trial=plan.trial + more))
+    return ahead
 
 
 def compared_sizes(run: Run, target: float) -> tuple[tuple[int, ...], Selection | None]:

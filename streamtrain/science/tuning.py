@@ -10,7 +10,7 @@ worse half of the learning rates of a size is dropped.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamtrain.records import TargetWinners, WinningRates
 from streamtrain.science.cells import (
@@ -73,6 +73,21 @@ def next_fresh_pass(run: Run) -> PassPlan | None:
     return PassPlan(kind="fresh", trial=run.trials + done, lrs=lrs)
 
 
+def passes_after(run: Run, plan: PassPlan) -> list[PassPlan]:
+    """Return the passes of the same kind that follow `plan`, whatever its records will be.
+
+    Fresh trials do not depend on each other. Tuning trials do where halving drops rates, and the
+    first one decides whether the grid is extended.
+    """
+    if plan.kind == "fresh":
+        last = 2 * run.trials
+    elif plan.kind == "tuning" and not _decides(run, plan.trial):
+        last = run.trials
+    else:
+        return []
+    return [replace(plan, trial=trial) for trial in range(plan.trial + 1, last)]
+
+
 def last_pass(run: Run) -> PassPlan:
     """Return the pass that ended last."""
     record = run.passes[-1]
@@ -118,6 +133,17 @@ def _learning_rates_to_tune(run: Run, size: int, done: int) -> tuple[float, ...]
         if rule != "tuned":
             lrs.add(learning_rate_of_rule(rule, run.reference_lr, size))
     return tuple(sorted(lrs))
+
+
+def _decides(run: Run, trial: int) -> bool:
+    """Whether the rates of later tuning passes depend on this tuning trial."""
+    if "tuned" not in run.rules:
+        return False
+    most = max(len(run.learning_rates(size)) for size in run.batch_sizes)
+    if run.header.halving and most > FEWEST_RATES:
+        return True
+    may_extend = bool(run.header.extend) and run.has_holdout and most > 1
+    return trial == 0 and may_extend
 
 
 def _survivors(run: Run, size: int, done: int) -> list[float]:

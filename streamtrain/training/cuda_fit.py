@@ -1,4 +1,6 @@
-"""Which models the fused engine trains on a GPU, and how it lays them out in shared memory."""
+"""Which models the fused engine trains on a GPU, how it lays them out, and what room there is."""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -56,6 +58,21 @@ def layout_of(shape: Shape, batch_size: int, limit_bytes: int) -> Layout | None:
     keeps_sums = ACTIVATION_CODES[shape.activation] in (activations.SILU, activations.GELU)
     threads = SIMULATED_THREADS if SIMULATED else THREADS
     return choose_layout(shape.widths, keeps_sums, batch_size, threads, limit_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRoom:
+    """The multiprocessors of a GPU, and the bytes of its memory that are free now."""
+
+    multiprocessors: int
+    free_bytes: int
+
+
+def gpu_room(device: torch.device) -> GpuRoom:
+    """Return what a GPU has for the passes of a sweep."""
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    properties = torch.cuda.get_device_properties(device)
+    return GpuRoom(multiprocessors=properties.multi_processor_count, free_bytes=free_bytes)
 
 
 def shared_bytes(device: torch.device) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from streamtrain.training.cuda_engine import CudaEngine
+    from streamtrain.training.cuda_fit import GpuRoom
     from streamtrain.training.torch.shared_rows import SharedBlock
     from streamtrain.training.torch.torch_engine import TorchEngine
 
@@ -124,6 +125,19 @@ def running(engines: Iterable[Engine], threads: int) -> Iterator[None]:
         for engine in fused:
             engine.cores = cores
         yield
+
+
+def room_of(engine: str, train: TrainConfig) -> "GpuRoom | None":
+    """Return what the GPU has for the passes of a sweep; None where they do not share it.
+
+    Only learners of the fused engine train side by side there.
+    """
+    device = find_gpu(train.device) if engine == "fused-cuda" else None
+    if device is None:
+        return None
+    from streamtrain.training.cuda_fit import gpu_room
+
+    return gpu_room(device)
 
 
 def is_on_gpu(engine: Engine) -> bool:

@@ -1,11 +1,12 @@
 """The memory budget: the default limit, the cores, and the windows in flight."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from streamtrain.base import budget
-from streamtrain.base.budget import default_limit_bytes, default_readers, make_budget
+from streamtrain.base.budget import default_limit_bytes, default_readers, make_budget, share_budget
 from streamtrain.errors import ResourceError
 
 GIB = 2**30
@@ -59,3 +60,30 @@ def test_less_memory_means_fewer_windows_and_readers(spare, readers, windows):
     assert result.projected_bytes <= least + spare
     with pytest.raises(ResourceError, match=r"two windows of 1,000 rows need .* the budget is"):
         make_budget(limit_bytes=least - 1, readers=2, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("streams", "spare", "shared"),
+    [
+        pytest.param(2, 0, (2, 4), id="all fit"),
+        pytest.param(2, -1, (2, 3), id="a window less each"),
+        pytest.param(2, -40_001, (2, 2), id="two windows less each"),
+        pytest.param(2, -80_001, (1, 3), id="a reader less each"),
+        pytest.param(4, 14, (1, 2), id="a reader each"),
+        pytest.param(5, 10**6, None, id="more streams than readers"),
+        pytest.param(2, -220_001, None, id="no memory"),
+    ],
+)
+def test_streams_at_once_share_the_readers_and_the_limit(streams, spare, shared):
+    """Two with two readers and four windows each take 80,000 + 120,000 bytes each, and 7 more."""
+    sizes = {"window_rows": 1000, "span_rows": 500, "num_columns": 5, "decoded_itemsize": 8}
+    alone = make_budget(limit_bytes=2**30, readers=4, **sizes)
+    limit = budget.RUNTIME_BYTES + 2 * 200_000 + 7 + spare
+    found = share_budget(replace(alone, limit_bytes=limit), streams, 7)
+    if shared is None:
+        assert found is None
+        return
+    readers, windows = shared
+    assert (found.readers, found.windows) == (readers, windows)
+    whole = streams * (windows * 20_000 + readers * 60_000) + 7 * (streams - 1)
+    assert found.projected_bytes == whole + budget.RUNTIME_BYTES <= limit

@@ -75,6 +75,23 @@ CASES = {
         1,
         1,
     ),
+    "sweep, Parquet, passes at once": (
+        "sweep",
+        "parquet",
+        {
+            "train": {"engine": "fused"},
+            "sweep": {
+                "batch_sizes": [32, 700],
+                "lr_grid": 2,
+                "trials": 2,
+                "extend_grid": False,
+                "confirm": False,
+                "measure": [],
+            },
+        },
+        2,
+        1,
+    ),
 }
 
 
@@ -95,6 +112,7 @@ def make_task(name: str, shards: dict[str, Path], folder: Path) -> dict:
         "out": str(folder / "out"),
         "kills": kills,
         "renames": renames,
+        "at once": name.endswith("at once"),
         # Other moments in every run; the seed is shown on failure.
         "seed": random.SystemRandom().randrange(2**32),
     }

@@ -51,11 +51,12 @@ STEPS = (
     ("facts", 50),
     ("ceilings", 20),
     ("fused", 140),
-    ("auto", 60),
-    ("tests", 80),
-    ("races", 60),
-    ("steps", 50),
-    ("runs", 80),
+    ("auto", 55),
+    ("tests", 70),
+    ("races", 50),
+    ("passes", 40),
+    ("steps", 45),
+    ("runs", 70),
 )
 
 #: The most seconds of all together. A step gets what is left, and none with less than the least.

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,20 @@ import numpy as np
 import torch
 from numba import cuda
 
+import data_gen
+from streamtrain.base.budget import share_budget
 from streamtrain.bench.torch_loop import TorchLoop
 from streamtrain.config import TrainConfig, make_config
 from streamtrain.errors import first_line
 from streamtrain.kernels import cuda_layout
 from streamtrain.kernels.cuda_launch import can_launch
 from streamtrain.kernels.cuda_source import SIMULATED
+from streamtrain.records import PassEnded
+from streamtrain.run.at_once import needs_of
+from streamtrain.run.passes import run_pass
+from streamtrain.run.passes_ahead import PassesAhead, make_learners
+from streamtrain.run.prepare import Prepared, prepare
+from streamtrain.science.tuning import PassPlan
 from streamtrain.stream.pinned_copy import to_device
 from streamtrain.training import device_choice
 from streamtrain.training.cuda_fit import fits
@@ -46,6 +55,7 @@ SIZES = (32, 4096) if DRY else (32, 256, 1024, 4096, 16_384, 131_072, 1_048_576)
 SHARED_SIZES = (32, 64) if DRY else (2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 1_048_576)
 LEARNER_SIZES = (16, 32) if DRY else (32, 128, 512, 2048, 8192)
 REPLICAS = (1, 2) if DRY else (1, 8, 40, 120, 132)
+PASS_ROWS = 160 if DRY else 2**21
 RUN_ROWS = 200_000 if DRY else 20_000_000
 SWEEP_ROWS = 4_000 if DRY else 1_000_000
 
@@ -206,6 +216,7 @@ def fused() -> Iterator[Figures]:
     yield from sharing()
     yield from population((65_536,))
     yield from side_by_side()
+    yield from at_once()
 
 
 def population(sizes: tuple[int, ...]) -> Iterator[Figures]:
@@ -277,9 +288,71 @@ def side_by_side() -> Iterator[Figures]:
         engine.advance(rows, 0, len(rows))
 
     yield {"in_turn_s": seconds_of(lambda: [train(engine) for engine in engines])}
-    # The simulator runs one kernel at a time.
-    with ThreadPoolExecutor(1 if DRY else len(engines)) as pool:
+    with ThreadPoolExecutor(len(engines)) as pool:
         yield {"side_by_side_s": seconds_of(lambda: list(pool.map(train, engines)))}
+
+
+def at_once(queues: str = "") -> Iterator[Figures]:
+    """Yield the seconds of three passes of a sweep in turn and at once, each with rows of its own.
+
+    `waited`: the fraction of its time that a pass in turn waited for rows. `queues` is put into the
+    names of the figures.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        data = f"{name}/data"
+        data_gen.generate(data, kind="friedman2", rows=PASS_ROWS)
+        values = {
+            "data": {"path": data, "holdout": PASS_ROWS // 8},
+            "model": {"hidden": SHAPE.widths[1:-1]},
+            "train": {"device": "cpu", "engine": "fused"},
+            "fetch": {"readers": 3} if DRY else {},
+        }
+        config = make_config(values)
+        prepared = prepare(config, learners=len(LEARNER_SIZES), rates=1)
+        on_device = config.train.model_copy(update={"device": DEVICE})
+        config = config.model_copy(update={"train": on_device})
+        prepared = replace(prepared, config=config, engine="fused-cuda")
+        lrs = dict.fromkeys(LEARNER_SIZES, (1e-4,))
+        plans = [PassPlan(kind="fresh", trial=trial, lrs=lrs) for trial in range(3)]
+        needs = needs_of(prepared, plans[0])
+        budget = share_budget(prepared.budget, len(plans), needs.host_bytes)
+        yield {f"blocks_of_a_pass{queues}": needs.blocks}
+        if budget is None:
+            yield {"says": "passes at once are not measured: memory or cores are too few"}
+            return
+        ended = [run_plan(prepared, plan) for plan in plans]  # the first one also warms up
+        started = time.perf_counter()
+        ended = [run_plan(prepared, plan) for plan in plans]
+        yield {
+            f"passes_in_turn{queues}_s": time.perf_counter() - started,
+            f"waited{queues}": ended[0].stats["wait_seconds"] / ended[0].seconds,
+        }
+        sharing = replace(prepared, budget=budget)
+        started = time.perf_counter()
+        with PassesAhead() as ahead:
+            ahead.start(sharing, plans[1:])
+            run_plan(sharing, plans[0])
+            others = [ahead.take(plan) for plan in plans[1:]]
+        yield {f"passes_at_once{queues}_s": time.perf_counter() - started}
+        if None in others:
+            raise SystemExit("a pass failed at once with others")
+
+
+def run_plan(prepared: Prepared, plan: PassPlan) -> PassEnded:
+    """Run a pass and return its record."""
+    learners = make_learners(prepared, plan)
+    return run_pass(prepared, learners, plan.trial, lambda record: None, kind=plan.kind)
+
+
+def passes() -> Iterator[Figures]:
+    """Yield the figures of `at_once` with 32 queues of launches instead of CUDA's 8.
+
+    Streams that share a queue may wait for each other, and three passes have 15 of them.
+    """
+    if why := why_not_fused():
+        yield {"says": f"not measured: {why}"}
+        return
+    yield from at_once("_32_queues")
 
 
 def races() -> Iterator[Figures]:
@@ -430,6 +503,7 @@ PARTS: dict[str, Callable[[], Iterator[Figures]]] = {
     "facts": facts,
     "ceilings": ceilings,
     "fused": fused,
+    "passes": passes,
     "auto": auto,
     "races": races,
     "raced": raced,
@@ -438,5 +512,7 @@ PARTS: dict[str, Callable[[], Iterator[Figures]]] = {
 }
 
 if __name__ == "__main__":
+    if sys.argv[1] == "passes":  # read when the first kernel is launched or memory allocated
+        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"
     for figures in PARTS[sys.argv[1]]():
         print(json.dumps(figures), flush=True)

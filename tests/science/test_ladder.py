@@ -17,6 +17,7 @@ from streamtrain.science.ladder import (
     contest_target,
     next_rung,
     next_trial,
+    trials_after,
 )
 from streamtrain.science.run_log import Run, collect
 from streamtrain.science.selection import Contender, select
@@ -51,6 +52,38 @@ def test_rungs_have_fresh_seeds_and_grow(run):
     assert rows[0] == FIRST_ROWS
     assert all(b in [a * factor for factor in FACTORS] for a, b in itertools.pairwise(rows))
     assert [record.trial for record in rungs] == list(range(len(rungs)))
+
+
+def replayed(run):
+    """Yield the run as it was before each trial, with the plan of the trial and the later ones."""
+    fresh = [record for record in run.passes if record.kind == "fresh"]
+    for number, record in enumerate(fresh):
+        curves = {
+            cell: {trial: curve for trial, curve in trials.items() if trial < record.trial}
+            for cell, trials in run.curves.items()
+        }
+        passes = run.passes[: len(run.passes) - len(fresh) + number]
+        before = replace(run, passes=passes, curves=curves)
+        yield before, next_trial(before)
+
+
+def test_the_trials_up_to_the_next_look_follow_whatever_the_records_are(run):
+    """A budget of rows decides by rows only, so each is the trial that the records ask for."""
+    before, plans = zip(*replayed(run), strict=True)
+    found = [trials_after(*each) for each in zip(before, plans, strict=True)]
+    assert [len(after) for after in found] == [2, 1, 0, 1, 0, 2, 1, 0][: len(found)]
+    for number, after in enumerate(found):
+        assert after == list(plans[number + 1 : number + 1 + len(after)])
+
+
+def test_trials_that_the_budget_does_not_hold_do_not_follow(run):
+    """The second trial does in any case."""
+    first, plan = next(replayed(run))
+    used = sum(max(first.curves[64, r.lrs[64][0]][r.trial].rows) for r in first.passes)
+    for trials, ahead in ((0, 1), (2, 1), (3, 2)):
+        ladder = replace(first.header.ladder, budget_rows=used + trials * plan.rows)
+        poor = replace(first, header=replace(first.header, ladder=ladder))
+        assert len(trials_after(poor, plan)) == ahead
 
 
 def test_trials_come_after_the_rungs_on_other_seeds(run):

@@ -17,6 +17,7 @@ from streamtrain.science.tuning import (
     choose_winners,
     next_fresh_pass,
     next_tuning_pass,
+    passes_after,
 )
 from tests.science.runs import add_curve, make_header
 
@@ -204,3 +205,39 @@ def test_the_next_pass_is_a_function_of_the_passes_that_ended(data):
         plans.append(plan)
         run_plan(run, plan, best)
     assert plans == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "ahead"),
+    [
+        pytest.param({}, [0, 0, 0, 0], id="halving drops rates"),
+        pytest.param({"halving": False}, [0, 2, 1, 0], id="the first may extend the grid"),
+        pytest.param({"halving": False, "extend": False}, [3, 2, 1, 0], id="no rate depends on it"),
+        pytest.param({"lrs": (GRID[:2],) * 2, "extend": False}, [3, 2, 1, 0], id="two rates"),
+        pytest.param({"lrs": (GRID[:1],) * 2}, [3, 2, 1, 0], id="one rate"),
+        pytest.param({"lr_rules": ("linear", "sqrt")}, [3, 2, 1, 0], id="rules"),
+    ],
+)
+def test_passes_that_follow_whatever_the_records_are(changes, ahead):
+    run = Run(header=header(**changes))
+    best, found, plans = {64: 0.00316, 1024: 0.0316}, [], []
+    following = next_tuning_pass
+    while True:
+        if (plan := following(run)) is None and following is next_fresh_pass:
+            break
+        if plan is None:
+            run.add(choose_winners(run))
+            following = next_fresh_pass
+            continue
+        plans.append(plan)
+        found.append(passes_after(run, plan))
+        run_plan(run, plan, best)
+    for number, after in enumerate(found):
+        assert after == plans[number + 1 : number + 1 + len(after)]
+    by_kind = {
+        kind: [len(after) for plan, after in zip(plans, found, strict=True) if plan.kind == kind]
+        for kind in ("tuning", "extension", "fresh")
+    }
+    assert by_kind["tuning"] == ahead
+    assert set(by_kind["extension"]) <= {0}
+    assert by_kind["fresh"] in ([3, 2, 1, 0], [])

@@ -25,6 +25,7 @@ from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.torch_engine import TorchEngine
 from tests.training import contract
 from tests.training.contract import RATES, make_rows
+from tests.training.passes_at_once import check_passes_at_once
 from tests.training.test_engine import LOSSES, OPTIMIZERS
 
 assert cuda_source.SIMULATED
@@ -333,3 +334,8 @@ def test_what_it_cannot_train_is_refused():
     with pytest.raises(ConfigError, match=r"17,\d+ parameters .* do not fit the 227 KiB"):
         make(shape=Shape(widths=(4, 128, 128, 1), activation="relu"))
     assert make(shape=Shape(widths=(4, 64, 64, 64, 1), activation="gelu")).steps == 0
+
+
+def test_passes_at_once_have_the_records_of_passes_in_turn(tmp_path, monkeypatch):
+    """Kernels follow each other here; everything else of the passes is side by side."""
+    check_passes_at_once(tmp_path, monkeypatch, "cpu", passes=2, rows=160, sizes=(30, 64))

@@ -15,12 +15,14 @@ from streamtrain.errors import ConfigError
 from streamtrain.training import cuda_engine, cuda_fit, engine_choice
 from streamtrain.training.cuda_check import check_steps
 from streamtrain.training.cuda_engine import CudaEngine
+from streamtrain.training.cuda_fit import GpuRoom
 from streamtrain.training.engine_choice import choose_engine
 from streamtrain.training.fused_engine import FusedEngine
 from streamtrain.training.model import Shape
 from streamtrain.training.torch.perceptron import ACTIVATIONS
 from streamtrain.training.torch.shared_rows import SharedBlock
 from tests.training.contract import RATES, check_engine, make_rows
+from tests.training.passes_at_once import check_passes_at_once
 from tests.training.test_engine import LOSSES, OPTIMIZERS, check_equals_torch
 from tests.training.torch_engines import factory
 
@@ -183,6 +185,21 @@ def test_a_launch_takes_few_rows_of_a_shared_block(monkeypatch, slots, lengths):
     assert torch.equal(torch.cat(pieces), torch.from_numpy(rows[10:90]))
 
 
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("fused-cuda", GpuRoom(multiprocessors=132, free_bytes=9 * 2**30)),
+        ("torch", None),
+        ("fused", None),
+    ],
+)
+def test_only_the_fused_engine_has_room_for_passes_on_a_gpu(has_gpu, monkeypatch, engine, expected):
+    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (9 * 2**30, 80 * 2**30))
+    assert engine_choice.room_of(engine, TrainConfig(device="cuda")) == expected
+
+
 # --- on a GPU ---
 
 
@@ -244,3 +261,10 @@ def test_on_a_gpu_two_runs_are_equal_and_near_the_cpu_s(batch_size):
     moved = np.abs(on_cpu.parameters() - start).max()
     assert np.abs(engines[0].parameters() - on_cpu.parameters()).max() < 0.01 * moved
     engines[0].check()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_passes_at_once_have_the_records_of_passes_in_turn(tmp_path, monkeypatch):
+    sizes = (32, 1000, 20_000)
+    check_passes_at_once(tmp_path, monkeypatch, "cuda", passes=3, rows=100_000, sizes=sizes)
