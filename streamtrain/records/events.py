@@ -250,7 +250,7 @@ class Baseline(Record):
     None where no row has a large part in the linear model's loss. `holdout_hash`: a hash of the
     held-out rows' targets as they are stored, by which runs know that they were judged on the same
     rows; None where nothing is held out. `span_variation`: None where fewer than three spans could
-    be compared.
+    be compared. `exact_features`: where the linear model has no error, the features that it uses.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -261,6 +261,7 @@ class Baseline(Record):
     outlier: Outlier | None = None
     holdout_hash: str | None = None
     span_variation: SpanVariation | None = None
+    exact_features: tuple[str, ...] = ()
 
     @property
     def constant_loss(self) -> float | None:

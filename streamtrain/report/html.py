@@ -17,7 +17,7 @@ from streamtrain.base.units import format_seconds
 from streamtrain.report.analysis import Analysis, Summary, section
 from streamtrain.report.chart_data import compact
 from streamtrain.report.charts import Spec, theme
-from streamtrain.report.markdown import answer_table, data_line, markdown_table
+from streamtrain.report.markdown import answer_table, data_line, markdown_table, order_note
 from streamtrain.report.measure_data import Tables, used_tables
 from streamtrain.report.number_format import (
     cell_size_text,
@@ -136,6 +136,7 @@ def render_html(
         ],
         "tiles": tiles(summary),
         "answer_table": answer_table(summary) if summary.verb != "train" else [],
+        "order_note": order_note(summary),
         "next_note": next_note(summary),
         "frontier_table": frontier_table(summary) if summary.frontier else [],
         "data_line": data_line(summary),

@@ -24,6 +24,7 @@ from streamtrain.report.text.facts import (
 from streamtrain.report.text.run_facts import cost_facts, integrity_facts
 from streamtrain.report.text.sentence import next_note
 from streamtrain.report.workers import worker_facts
+from streamtrain.science.contest import LEVELS_WIDTH
 from streamtrain.science.intervals import BOOTSTRAP_FROM, Estimate
 from streamtrain.types import Json
 
@@ -51,7 +52,11 @@ def render_table(document: Json) -> str:
     table = answer_table(summary)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [_aligned(row, widths) for row in table]
-    notes = [reference_line(summary), intervals(summary, timings=summary.verb == "train")]
+    notes = [
+        reference_line(summary),
+        intervals(summary, timings=summary.verb == "train"),
+        order_note(summary),
+    ]
     answer = [summary.sentence, *_next_command(summary)]
     return "\n".join([data_line(summary), "", *lines, "", *filter(None, notes), "", *answer])
 
@@ -120,6 +125,27 @@ def intervals(summary: Summary, *, timings: bool = True) -> str:
     return f"95 % intervals  {method}{timed}"
 
 
+def order_note(summary: Summary) -> str:
+    """Return why a size with a shorter time is called slower; "" where none is.
+
+    Times are to the target itself; `slower_by` is over several losses near it
+    (`science.contest.levels`).
+    """
+    seconds = {cell.batch_size: cell.seconds_to_target.value for cell in summary.cells}
+    chosen = seconds.get(summary.recommendation.batch_size or 0)
+    if summary.goal != "time-to-loss" or chosen is None:
+        return ""
+    if not any(
+        (cell.slower_by.value or 0) > 0 and (seconds[cell.batch_size] or chosen) < chosen
+        for cell in summary.cells
+    ):
+        return ""
+    return (
+        f"`slower by` is an average over the losses from the target to {100 * LEVELS_WIDTH:g} %"
+        " above it, so its order can differ from that of the times."
+    )
+
+
 def render_markdown(analysis: Analysis) -> str:
     """Return `report.md`: the answer, the table, the warnings and the run itself."""
     summary = analysis.summary
@@ -129,7 +155,7 @@ def render_markdown(analysis: Analysis) -> str:
         *_next_command(summary, quote="`"),
         *([f"Why: {summary.recommendation.reason}"] if summary.verb == "sweep" else []),
         as_markdown(answer_table(summary)),
-        _bullets([*references(summary), intervals(summary)]),
+        _bullets(filter(None, [*references(summary), intervals(summary), order_note(summary)])),
         *summary.why,
     ]
     facts = {

@@ -36,11 +36,10 @@ from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
     Survey,
     baselines,
-    far_value,
-    refuse_constant,
     standardized,
     take_survey,
 )
+from streamtrain.stream.survey_checks import far_value, refuse_constant
 from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.engine import PART_ROWS, AccumulatingEngine
 from streamtrain.training.engine_choice import (

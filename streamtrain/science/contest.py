@@ -210,13 +210,16 @@ def below_references(run: Run, best: float, target: float) -> float:
     """Return `target` rounded up, or a loss below those of simple models where `best` is below it.
 
     These are the best linear model and the best constant. `best` is the smallest loss reached. A
-    target that one of them meets is no use.
+    target that one of them meets is no use. It has three significant digits, or as many as keep it
+    below them.
     """
     references = [run.baseline.constant_loss, value_of(run.baseline.best_linear_loss)]
-    for loss in references:
-        if loss is not None and best < loss <= target:
-            target = max(loss * 0.995, best + (loss - best) / 2)
-    return round_up(target)
+    limit = min((loss for loss in references if loss is not None and best < loss), default=math.inf)
+    if round_up(target) < limit:
+        return round_up(target)
+    target = min(target, max(0.995 * limit, best + (limit - best) / 2))
+    rounded = (round_up(target, digits) for digits in range(3, 17))
+    return next((loss for loss in rounded if loss < limit), target)
 
 
 def mean_log_cost(run: Run, batch_size: int) -> float:

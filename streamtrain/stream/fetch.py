@@ -8,8 +8,9 @@ decode 0 ─▶ deal 0 ─▶ decode 1 ─▶ deal 1 ─▶ … ─▶ permute
 ```
 
 The chain of dependencies makes Dask run the deals in plan order, and keeps one decoded span per
-window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows. A tiny
-window is one task. There is no scheduler process and no open port.
+window in memory. Tiny spans share tasks: a task takes 10 kB, more than a hundred rows. A window
+that would be one task is built without Dask, whose scheduling takes a quarter of a
+millisecond. There is no scheduler process and no open port.
 """
 
 import time
@@ -81,16 +82,12 @@ class FetchStats:
 TASK_VALUES, TASK_SPANS = 2**16, 64
 
 
-def window_graph(build: WindowBuild, stats: FetchStats) -> tuple[dict[Any, Any], Any]:
+def window_graph(build: WindowBuild, shares: Sequence[range]) -> tuple[dict[Any, Any], Any]:
     """Return the Dask graph of one window and the key of its block.
 
-    The key of every task starts with the kind of the task. A window whose spans share one task is
-    built by a single one, since the graph would cost as much as its rows.
+    The spans of each range of `shares` share a task. The key of every task starts with the kind of
+    the task.
     """
-    rows_of_spans = [span.num_rows for span in build.spans]
-    shares = list(share_tasks(rows_of_spans, build.source.num_columns))
-    if len(shares) == 1:
-        return {("whole", 0): (_build_whole, build, shares[0], stats)}, ("whole", 0)
     graph: dict[Any, Any] = {}
     last_deal: Any = None
     for i, spans in enumerate(shares):
@@ -146,7 +143,7 @@ class _WindowBuilder:
         self._chains = Chains(source)
         traffic = source.readers.traffic
         self._counted_bytes, self._counted_seconds = traffic.read_bytes, traffic.read_seconds
-        # A thread of `_builders` builds a window, and runs its tasks on one of `_lanes`.
+        # A thread of `_builders` builds a window, and runs Dask's tasks on one of `_lanes`.
         self._builders = DaemonExecutor(budget.readers, "streamtrain-window")
         self._lanes = [
             DaemonExecutor(1, f"streamtrain-lane-{number}") for number in range(budget.readers)
@@ -220,10 +217,14 @@ class _WindowBuilder:
 
     def _build(self, window: Window) -> Block:
         """Build a window on a thread of `_builders`."""
+        build = WindowBuild(window, self._source, self._pool, self._chains)
+        rows_of_spans = [span.num_rows for span in build.spans]
+        shares = list(share_tasks(rows_of_spans, self._source.num_columns))
+        if len(shares) == 1:
+            return _build_whole(build, shares[0], self._stats)
         lane = self._free_lanes.get()
         try:
-            build = WindowBuild(window, self._source, self._pool, self._chains)
-            graph, key = window_graph(build, self._stats)
+            graph, key = window_graph(build, shares)
             callbacks = [*Callback.active, _TaskClock(self._stats)._callback]
             return cast(Block, dask.threaded.get(graph, key, pool=lane, callbacks=callbacks))
         finally:
@@ -245,9 +246,8 @@ class _TaskClock(Callback):
         self.started = time.perf_counter()
 
     def _posttask(self, key, result, dsk, state, worker_id):
-        stage, seconds = key[0], time.perf_counter() - self.started
-        # a task that builds a whole window counts the seconds of its stages itself
-        self.stats.add(tasks=1, **({} if stage == "whole" else {f"{stage}_seconds": seconds}))
+        seconds = time.perf_counter() - self.started
+        self.stats.add(tasks=1, **{f"{key[0]}_seconds": seconds})
 
 
 def _decode(build: WindowBuild, spans: range, last_deal: None) -> list:
@@ -260,6 +260,7 @@ def _deal(build: WindowBuild, spans: range, decoded: list) -> None:
 
 
 def _build_whole(build: WindowBuild, spans: range, stats: FetchStats) -> Block:
+    """Build a window on this thread; it counts as one task."""
     started = time.perf_counter()
     columns = _decode(build, spans, None)
     decoded = time.perf_counter()
@@ -267,6 +268,7 @@ def _build_whole(build: WindowBuild, spans: range, stats: FetchStats) -> Block:
     dealt = time.perf_counter()
     block = build.permute()
     stats.add(
+        tasks=1,
         decode_seconds=decoded - started,
         deal_seconds=dealt - decoded,
         permute_seconds=time.perf_counter() - dealt,

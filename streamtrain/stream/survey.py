@@ -14,12 +14,11 @@ import numpy as np
 from streamtrain.errors import DataError
 from streamtrain.kernels.span_sums import sum_span
 from streamtrain.records import Baseline, Outlier, ReferenceLoss
-from streamtrain.storage.column_choice import constants_text
 from streamtrain.storage.moments import Moments
 from streamtrain.stream.chains import read_ascending
 from streamtrain.stream.nulls import Columns, apply_null_policy, as_uniform_views, bad_values
 from streamtrain.stream.source import Source
-from streamtrain.types import Dataset, ScoredOn, Standardization
+from streamtrain.types import ScoredOn, Standardization
 
 #: A standard deviation below this fraction of the mean is rounding, not variation.
 CONSTANT_FRACTION = 1e-13
@@ -31,12 +30,9 @@ _TYPICAL_ROWS = 64
 #: model's squared error, and as much as this many rows that have the mean error.
 OUTLIER_SHARE, OUTLIER_ROWS = 0.1, 50
 
-#: A value of a training row is reported when it makes more than this part of the sum of squares of
-#: its column. (A choice: the largest hour of rain of a year of weather makes less.)
-FAR_SHARE = 0.5
-
-#: With fewer training rows, one value of a column with heavy tails often makes as much.
-FEWEST_FOR_FAR = 500
+#: A linear model whose squared error is at most this fraction of that of the mean has no error but
+#: rounding.
+EXACT = 1e-10
 
 #: Threads that read spans and sum them.
 _THREADS = 2
@@ -167,55 +163,6 @@ def take_survey(source: Source) -> Survey:
     )
 
 
-def refuse_constant(survey: Survey, dataset: Dataset) -> None:
-    """Raise DataError where the target, or each feature, has one value in all rows that were read.
-
-    `dataset`: that of the survey, whose features may be those of a transform.
-    """
-    varies = survey.sd > CONSTANT_FRACTION * np.abs(survey.mean)
-    others = (survey.holdout != survey.mean) & np.isfinite(survey.holdout)
-    varies |= others.any(axis=0)
-    if survey.count < 2 or (varies[-1] and varies[:-1].any()):
-        return
-    rows = survey.count + int(np.isfinite(survey.holdout[:, -1]).sum())
-    if not varies[-1]:
-        raise DataError(
-            f"{dataset.url}: the target, {dataset.target!r}, is {survey.mean[-1]:.6g} in all"
-            f" {rows:,} rows that were looked at: there is nothing to learn. Choose another with"
-            " --target."
-        )
-    raise DataError(
-        f"{dataset.url}: each feature is constant in all {rows:,} rows that were looked at:"
-        f" {constants_text(dataset.features, survey.mean)}. There is nothing to learn from."
-        " Choose others with --features."
-    )
-
-
-def far_value(survey: Survey, columns: Sequence[str]) -> str:
-    """Return the value of a training row that makes most of its column's variance; "" for none.
-
-    It makes the standard deviation that all others are divided by, and steps of few rows that
-    include it are far too long.
-    """
-    if not len(survey.low) or survey.count < FEWEST_FOR_FAR:
-        return ""
-    total = np.diag(survey.comoment)
-    with np.errstate(all="ignore"):  # of values near the end of the range of floats
-        ends = np.stack([survey.low, survey.high])
-        shares = (ends - survey.mean) ** 2 / np.where(total > 0, total, np.inf)
-    end, column = divmod(int(np.argmax(shares)), len(columns))
-    share = float(shares[end, column])
-    if not share > FAR_SHARE:
-        return ""
-    deviations = (share * survey.count) ** 0.5
-    return (
-        f"{columns[column]} is {ends[end, column]:.9g} in a training row, {deviations:,.0f}"
-        f" standard deviations from its mean: that value makes {share:.0%} of the column's"
-        " variance, and can decide which minibatch size is best. If it is wrong, remove it,"
-        " declare it null (--na-values, for text), or limit the column (--transform)."
-    )
-
-
 class _SpanSummary(NamedTuple):
     """The held-out rows of a span (float64) with their ids; moments and extremes of the others."""
 
@@ -321,10 +268,11 @@ def baselines(
     columns: Sequence[str] = (),
     place: Callable[[int], tuple[str, int]] | None = None,
 ) -> Baseline:
-    """Return the losses of the best constant and the best linear model, and any outlier in them.
+    """Return the losses of the best constant and the best linear model, and what stands out there.
 
     `evaluation` are the raw float64 rows to score on; None means the training rows themselves.
-    `columns`: the names by which an outlier is reported, which is not looked for without them.
+    `columns`: the names by which an outlier, and the features of a linear model without error, are
+    reported; neither is looked for without them.
     `place`: the file and the row there of a row of `evaluation`, where those are known.
     Each loss has a `value`, the mean squared error in units of the target's variance, and an
     `rmse` in the target's own units.
@@ -355,11 +303,19 @@ def baselines(
         error = max(error, 0.0)
         return ReferenceLoss(value=error / unit, rmse=error**0.5, scored_on=scored_on)
 
+    exact: list[str] = []
+    if len(columns) and linear_error <= EXACT * constant_error and target_varies:
+        effects = np.abs(coefficients[:-1]) * survey.sd[:-1] / survey.sd[-1]
+        exact = [
+            name for name, effect in zip(columns, effects, strict=False) if effect > EXACT**0.5
+        ]
+
     return Baseline(
         feature_eigenvalues=tuple(feature_eigenvalues(survey)),
         best_constant_loss=reference_loss(constant_error),
         best_linear_loss=reference_loss(linear_error),
         outlier=outlier,
+        exact_features=tuple(exact),
     )
 
 

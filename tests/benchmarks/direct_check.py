@@ -5,7 +5,7 @@
 Each table is swept as a user would, by `streamtrain sweep TABLE` with the flags after `--`. Then
 the recommended size, the next ones by a factor of four to both sides, and those listed as
 equivalent are trained on `--trials` fresh seeds to the sweep's target, at the sweep's learning
-rates. Seconds are rows times the processor time of a row, as in `contestants.py`, and log seconds
+rates. Seconds are rows times the processor time of a row (`contestants.py`), and log seconds
 are averaged over losses from the target to 5 % above it, as a sweep does. The table says by how
 much the recommended size is slower than the fastest of them, paired over the seeds, and whether
 that is at most `--within`. A size that missed the target in a trial counts with its last row, and
@@ -39,7 +39,7 @@ from tests.benchmarks.contestants import (
     constant,
     log_seconds,
     ratio,
-    step_seconds,
+    row_seconds,
     text_of_ratio,
     text_of_seconds,
     train,
@@ -129,7 +129,7 @@ def check(table: str, out: Path, options: argparse.Namespace) -> dict[str, objec
     rows = rung_rows(run, max(record.trial for record in run.passes))
     prepared, losses = prepared.with_rows(rows), levels(run, target)
     warm_up(prepared, tuple(contestants), (0.001,))
-    costs = step_seconds(prepared, contestants, options.repeats)
+    costs = row_seconds(prepared, contestants, options.repeats)
     logs: dict[int, list[float]] = {size: [] for size in contestants}
     missed = dict.fromkeys(contestants, 0)
     for trial in range(FIRST_TRIAL, FIRST_TRIAL + options.trials):

@@ -48,7 +48,7 @@ from tests.benchmarks.contestants import (
     log_seconds,
     power_law,
     ratio,
-    step_seconds,
+    row_seconds,
     text_of_ratio,
     text_of_seconds,
     train,
@@ -192,7 +192,7 @@ def answer(question: Question, options: argparse.Namespace) -> dict[str, object]
     proposals = [contestant.stages for _, contestant in asked if contestant is not None]
     sizes = {stage.batch_size for stages in [*fixed, *proposals] for stage in stages}
     warm_up(prepared, tuple(sizes), tuple(options.rates))
-    costs = step_seconds(prepared, sizes, options.repeats)
+    costs = row_seconds(prepared, sizes, options.repeats)
     chosen = curves_of(prepared, dict.fromkeys(fixed, options.rates), CHOOSING)
     if question.losses == (None,):
         asked.append((1.01 * smallest_held(chosen, options.rates), asked[0][1]))

@@ -14,7 +14,7 @@ from streamtrain.base.units import parse_seconds
 from streamtrain.errors import DataError
 from streamtrain.report import cell_figures as cells
 from streamtrain.report.analysis import Summary
-from streamtrain.report.markdown import render_markdown, render_table
+from streamtrain.report.markdown import order_note, render_markdown, render_table
 from streamtrain.report.number_format import error_text
 from streamtrain.report.summary import analyze, summarize
 from streamtrain.report.summary_parts import NOT_MEASURED
@@ -434,6 +434,23 @@ def test_a_size_that_waits_keeps_its_verdict():
             if without == "as good" or "recommended" in without
             else f"{without}, input-bound"
         )
+
+
+def test_a_time_shorter_than_that_of_the_recommended_size_is_explained():
+    found = analyze(collect(make_records(trials=5))).summary
+    assert not order_note(found)
+    chosen = next(c for c in found.cells if c.batch_size == found.recommendation.batch_size)
+    seconds = Estimate(value=0.9 * chosen.seconds_to_target.value, n=5)
+    cells = [
+        cell
+        if cell is chosen
+        else replace(cell, seconds_to_target=seconds, slower_by=Estimate(value=0.1, n=5))
+        for cell in found.cells
+    ]
+    contradicting = replace(found, cells=cells)
+    assert "its order can differ" in order_note(contradicting)
+    assert order_note(contradicting) in render_table(contradicting.to_json())
+    assert not order_note(replace(contradicting, goal="loss-at-rows"))
 
 
 def test_a_share_of_the_time_is_one_and_so_are_its_bounds(monkeypatch):

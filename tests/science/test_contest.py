@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamtrain.records import Baseline, DeliveryTimed, ReferenceLoss, StepsTimed
 from streamtrain.science.cells import make_cell
@@ -89,6 +91,31 @@ def test_the_target_stays_below_a_reference_that_the_best_loss_is_below():
     run.add(Baseline(best_linear_loss=linear, best_constant_loss=constant))
     assert 0.96 < below_references(run, 0.96, 1.05) < 1.0
     assert below_references(run, 0.8, 0.82) == 0.82
+
+
+@given(
+    best=st.floats(1e-6, 10.0),
+    margin=st.floats(1e-3, 3.0),
+    references=st.tuples(st.floats(1e-3, 3.0), st.floats(1e-3, 3.0)),
+)
+def test_rounding_does_not_lift_a_target_to_a_reference(best, margin, references):
+    run = make_run({64: [[1.0, 0.5]]})
+    linear, constant = (
+        ReferenceLoss(value=best * (1 + above), rmse=1.0, scored_on="holdout")
+        for above in references
+    )
+    run.add(Baseline(best_linear_loss=linear, best_constant_loss=constant))
+    limit, wanted = min(linear.value, constant.value), best * (1 + margin)
+    target = below_references(run, best, wanted)
+    assert best < target < limit
+    if round_up(wanted) < limit:
+        assert target == round_up(wanted)
+
+
+def test_a_target_just_below_a_linear_model_keeps_the_digits_that_keep_it_there():
+    run = make_run({64: [[1.0, 0.5]]})
+    run.add(Baseline(best_linear_loss=ReferenceLoss(value=0.121863, rmse=1.0, scored_on="holdout")))
+    assert 0.1194 < below_references(run, 0.1194, 0.1194 * 1.02) < 0.121863
 
 
 def make_run(curves):

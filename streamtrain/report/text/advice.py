@@ -18,10 +18,9 @@ from streamtrain.report.summary_parts import CellFigures, ReportWarning
 from streamtrain.report.text.more_rows import far_prediction
 from streamtrain.report.text.outlier import cure, outlier_advice, outlier_flags, outlier_text
 from streamtrain.report.text.overtrained import overtrained_text
-from streamtrain.report.text.recommendation import has_constant_target
+from streamtrain.report.text.simple_models import of_simple_models, smallest_loss
 from streamtrain.science.cells import Cell
 from streamtrain.science.crossing import round_up
-from streamtrain.science.intervals import value_of
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
 from streamtrain.science.span_variation import is_unlike, unlike_text
@@ -34,9 +33,6 @@ INPUT_BOUND, LEAST_WAIT_SECONDS = 0.2, 1.0
 _FEW_STEPS = 30
 #: An automatic target more than this many times the smallest loss is called easy.
 _EASY_TARGET = 1.5
-#: A smallest loss within this fraction of the best constant's is warned about; a choice of this
-#: project.
-_LITTLE_LEARNED = 0.01
 #: The relative standard error of a loss on n rows is about √(2/n): one seventh for 100 rows.
 _FEW_HELD_OUT = 100
 #: Dropped rows are too many from this fraction of all rows on; a choice of this project.
@@ -57,7 +53,7 @@ def warn(analysis: Analysis) -> list[ReportWarning]:
         *_of_run(analysis),
         *_of_outlier(analysis),
         *filter(None, [overtrained_text(analysis.run)]),
-        *_of_losses(analysis),
+        *of_simple_models(analysis),
         *_of_more_rows(analysis.summary),
         *_of_outcomes(analysis),
         *_of_nulls(analysis.run),
@@ -259,31 +255,8 @@ def _of_steps(analysis: Analysis) -> Warnings:
         yield text, "--batch-size"
 
 
-def _of_losses(analysis: Analysis) -> Warnings:
-    summary, smallest = analysis.summary, _smallest_loss(analysis.summary)
-    if smallest is None:
-        return
-    if has_constant_target(analysis.run):
-        yield "The target is constant: there is nothing to learn.", "--target"
-        return
-    constant = value_of(summary.best_constant_loss)
-    linear = value_of(summary.best_linear_loss)
-    if constant is not None and smallest >= constant:
-        text = "No size is better than the best constant: nothing was learned from these features."
-        yield text, "--features"
-    elif constant is not None and smallest > (1 - _LITTLE_LEARNED) * constant:
-        text = (
-            f"The smallest loss, {loss_text(smallest)}, is hardly below that of always predicting"
-            f" the mean, {loss_text(constant)}: these features say little about the target."
-        )
-        yield text, "--features"
-    if linear is not None and smallest > linear:
-        text = f"No size is better than the best linear model (loss {loss_text(linear)})."
-        yield text, None if overtrained_text(analysis.run) else "--max-rows"
-
-
 def _of_easy_target(summary: Summary) -> Warnings:
-    target, smallest = summary.target_loss, _smallest_loss(summary)
+    target, smallest = summary.target_loss, smallest_loss(summary)
     is_chosen = len(summary.cells) > 1 and summary.target_loss_chosen == "automatic"
     if target is None or smallest is None or not is_chosen:
         return
@@ -381,11 +354,6 @@ def _of_speed(summary: Summary) -> Warnings:
         text = f"{sizes}: input-bound, since steps wait for rows more than {INPUT_BOUND:.0%} of the"
         flag = "--readers" if "://" in summary.data.url else None  # else the cores are the limit
         yield f"{text} time; reading uses the same cores.", flag
-
-
-def _smallest_loss(summary: Summary) -> float | None:
-    losses = [cell.holdout_loss.value for cell in summary.cells]
-    return min((loss for loss in losses if loss is not None), default=None)
 
 
 def _steps(cell: Cell) -> int:
