@@ -1,5 +1,6 @@
 """Fixtures for all tests, which must leave no thread and no open file behind."""
 
+import functools
 import gc
 import os
 import re
@@ -121,8 +122,29 @@ def few_kernels() -> Iterator[None]:
 def short_timings() -> Iterator[None]:
     """Keep timed regions short: no test asserts a speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.01)
-        patch.setattr("streamtrain.run.timing.REST_SECONDS", 0.005)
+        patch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.002)
+        patch.setattr("streamtrain.run.timing.REST_SECONDS", 0.002)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_adapter_per_type() -> Iterator[None]:
+    """Make each of Pydantic's type adapters once.
+
+    Cyclopts makes one per flag and command, sixty for `train`, in a third of the processor time
+    that it parses the words in. The tests run hundreds of commands in a process; a user runs one.
+    """
+    import pydantic
+
+    made = functools.lru_cache(512)(pydantic.TypeAdapter)
+
+    class Once(pydantic.TypeAdapter):
+        def __new__(cls, kind, **settings):
+            # not an instance of this class, so Python does not call __init__ on it
+            return made(kind, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pydantic, "TypeAdapter", Once)
         yield
 
 

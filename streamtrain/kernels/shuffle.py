@@ -208,9 +208,10 @@ def deal_columns(
     for bucket in range(cursors.shape[0]):
         first = cursors[bucket] // GROUP_ROWS * GROUP_ROWS * width
         if cursors[bucket] % GROUP_ROWS:
-            group_values = flat[first : first + GROUP_ROWS * width]
+            # A loop: assigning a slice compiles, for over a second, the message of another shape.
             stage_at = bucket * GROUP_ROWS * width
-            stage[stage_at : stage_at + group_values.shape[0]] = group_values
+            for i in range(min(GROUP_ROWS * width, flat.shape[0] - first)):
+                stage[stage_at + i] = flat[first + i]
     values = np.empty(width * tile_rows, dtype=np.float32)
     keep = np.ones(tile_rows, dtype=np.uint8)
     digest = uint64(0)

@@ -37,12 +37,6 @@ def events(out, kind: str) -> list[dict]:
     ]
 
 
-@pytest.fixture(autouse=True)
-def short_timing(monkeypatch):
-    """Time little: these tests are not about throughput."""
-    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.004)
-
-
 @pytest.fixture
 def spoilt(tmp_path) -> str:
     columns = make_rows(ROWS)

@@ -58,7 +58,6 @@ def test_ctrl_c_leaves_a_report_and_the_same_words_go_on(
     command, stop_at, monkeypatch, tmp_path, out
 ):
     data_gen.generate(tmp_path / "d", kind="linear", rows=12_000, span_rows=4096)
-    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.004)
     stop_at(7)
     said = command("train", "d", *FLAGS, *out)
     folder = Path("m") if out else next(Path("runs").iterdir())
@@ -91,7 +90,6 @@ def test_a_run_on_a_csv_resumes_and_refuses_a_changed_one(command, stop_at, monk
     rows = np.random.default_rng(0).normal(size=(12_000, 2)).round(3)
     lines = [f"{a},{b},{round(2 * a - b, 3)}" for a, b in rows.tolist()]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,y", *lines]))
-    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.004)
     monkeypatch.setenv("STREAMTRAIN_TABLES", str(tmp_path / "tables"))
     stop_at(7)
     assert command("train", "t.csv", *FLAGS, "--out", "m", "--no-report").code == 130

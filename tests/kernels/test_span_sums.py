@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from streamtrain.kernels.span_sums import TILE_ROWS, sum_span
+from streamtrain.stream.nulls import as_uniform_views
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -20,7 +21,7 @@ def test_equals_numpy(width, strided, dtype):
             rows[skip] = rng.choice([np.nan, np.inf, -np.inf, 1e30], size=(len(skip), width))
             if not strided:
                 columns = tuple(np.ascontiguousarray(rows.T))
-            sums, products, low, high = sum_span(columns, center, skip)
+            sums, products, low, high = sum_span(as_uniform_views(columns), center, skip)
             deviations = np.delete(rows.astype(np.float64), skip, axis=0) - center
             np.testing.assert_allclose(sums, deviations.sum(axis=0), rtol=1e-12, atol=1e-10)
             np.testing.assert_allclose(products, deviations.T @ deviations, rtol=1e-12, atol=1e-10)

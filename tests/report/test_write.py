@@ -17,6 +17,7 @@ from streamtrain.report.charts import NAMES
 from streamtrain.report.run_files import read_records
 from streamtrain.report.write import write_report
 from tests.report.synthetic import make_records, with_measures
+from tests.report.undrawn import Undrawn
 
 SCRIPTED = "<script>alert(1)</script>"
 CHARTS = {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
@@ -35,6 +36,12 @@ def report(tmp_path_factory):
         )
     )
     return out, write_report(records, out)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Write a report without its pictures, for tests of its words."""
+    monkeypatch.setattr("streamtrain.report.write.Drawing", Undrawn)
 
 
 def test_files_and_nothing_else(report):
@@ -69,7 +76,7 @@ def test_json_csv_and_html_agree_to_the_digit(report):
             assert text == row[name] == ("" if value is None else repr(value))
 
 
-def test_the_page_counts_what_was_noticed_in_the_data(tmp_path):
+def test_the_page_counts_what_was_noticed_in_the_data(tmp_path, undrawn):
     records = make_records(trials=1)
     records[0]["data"] |= {"notices": ["t.csv: a row of <b>totals</b>"]}
     summary = write_report(records, tmp_path / "a")
@@ -80,7 +87,7 @@ def test_the_page_counts_what_was_noticed_in_the_data(tmp_path):
     assert "t.csv: a row of &lt;b>totals" in (tmp_path / "a" / "report.md").read_text()
 
 
-def test_the_page_of_train_explains_no_comparison(tmp_path):
+def test_the_page_of_train_explains_no_comparison(tmp_path, undrawn):
     for verb, sizes in (("train", [1024]), ("sweep", [256, 1024])):
         write_report(make_records(sizes, trials=1, lrs=[0.004], verb=verb), tmp_path / verb)
         page = (tmp_path / verb / "report.html").read_text()

@@ -151,13 +151,12 @@ def test_three_rows_are_timed_at_a_million_in_few_calls(tmp_path, monkeypatch):
     assert result.summary["cells"][0]["rows_per_second"]["value"] > 0
 
 
-def test_each_trial_has_a_timing_repeat_of_its_own(data, tmp_path, monkeypatch):
+def test_each_trial_has_a_timing_repeat_of_its_own(data, tmp_path):
     """Trials that share a repeat share its noise.
 
     With thirty trials over five repeats, 25 to 30 of 100 sweeps found, conclusively, that one of
     two equal sizes was slower.
     """
-    monkeypatch.setattr("streamtrain.run.timing.REGION_SECONDS", 0.005)
     flags = {
         "batch_sizes": [64],
         "lr_grid": [0.01],

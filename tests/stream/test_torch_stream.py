@@ -451,6 +451,7 @@ def test_it_is_never_copied(write_data, duplicate):
 
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_spawned_workers_are_refused_before_they_start(write_data, start):
+    others = set(multiprocessing.active_children())  # Dask's, of earlier tests, may be ending
     stream = streamtrain.open_stream(write_data(LAYOUTS["even"]), **SMALL)
     loader = torch.utils.data.DataLoader(
         stream, batch_size=None, num_workers=1, multiprocessing_context=start
@@ -458,7 +459,7 @@ def test_spawned_workers_are_refused_before_they_start(write_data, start):
     with pytest.raises(ConfigError, match="num_workers=0"):
         next(iter(loader))
     gc.collect()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_drop_last(write_data):

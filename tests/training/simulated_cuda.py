@@ -5,11 +5,13 @@ Those that are not `slow` run by default; `make cudasim` runs all.
 """
 
 import itertools
+import time
 
 import numpy as np
 import pytest
 from numba import cuda
 from numba.cuda.simulator import kernelapi
+from numba.cuda.simulator.kernel import BlockThread
 
 from streamtrain.config import TrainConfig
 from streamtrain.errors import ConfigError
@@ -31,6 +33,23 @@ from tests.training.test_engine import LOSSES, OPTIMIZERS
 assert cuda_source.SIMULATED
 
 SMALL = Shape(widths=(4, 4, 1), activation="tanh")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Let the threads of a block compute while the simulator waits for them.
+
+    It asks each, over and over, whether it is alive, and keeps Python's lock for 5 ms at a time.
+    """
+    is_alive = BlockThread.is_alive
+
+    def ask(thread):
+        time.sleep(0)
+        return is_alive(thread)
+
+    monkeypatch.setattr(BlockThread, "is_alive", ask)
+
+
 SHALLOW = Shape(widths=(4, 1), activation="identity")
 
 
