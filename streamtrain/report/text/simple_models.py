@@ -42,6 +42,13 @@ def of_simple_models(analysis: Analysis) -> Iterator[tuple[str, str | None]]:
             " If they are parts of the target, leave them out."
         )
         yield text, "--features"
+    elif near := analysis.run.baseline.near_features:
+        by = f"each of {_listed(near)}" if len(near) > 1 else near[0]
+        text = (
+            f"Over 99.9 % of the target's variance is explained by {by} alone. Leave out what is"
+            " known only together with the target."
+        )
+        yield text, "--features"
     elif linear is not None and smallest > linear:
         text = f"{none_is_better} better than the best linear model (loss {loss_text(linear)})."
         yield text, None if overtrained_text(analysis.run) else "--max-rows"
