@@ -43,7 +43,7 @@ def of_simple_models(analysis: Analysis) -> Iterator[tuple[str, str | None]]:
         )
         yield text, "--features"
     elif near := analysis.run.baseline.near_features:
-        by = f"each of {_listed(near)}" if len(near) > 1 else near[0]
+        by = f"{'each of ' if len(near) > 1 else ''}{_listed(near)}"
         text = (
             f"Over 99.9 % of the target's variance is explained by {by} alone. Leave out what is"
             " known only together with the target."
