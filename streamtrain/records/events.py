@@ -251,6 +251,7 @@ class Baseline(Record):
     held-out rows' targets as they are stored, by which runs know that they were judged on the same
     rows; None where nothing is held out. `span_variation`: None where fewer than three spans could
     be compared. `exact_features`: where the linear model has no error, the features that it uses.
+    `near_features`: those of which one alone explains nearly all of the target's variance.
     """
 
     EVENT: ClassVar[str] = "baseline"
@@ -262,6 +263,7 @@ class Baseline(Record):
     holdout_hash: str | None = None
     span_variation: SpanVariation | None = None
     exact_features: tuple[str, ...] = ()
+    near_features: tuple[str, ...] = ()
 
     @property
     def constant_loss(self) -> float | None:

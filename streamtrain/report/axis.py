@@ -44,11 +44,15 @@ def with_intervals(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [*values, *(min(max(end, min(values) / _WIDEST), _WIDEST * max(values)) for end in ends)]
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move ascending heights apart to at least `gap`; clusters stay centred where they were.
+def spread(heights: Sequence[float], gap: float, lowest: float = -math.inf) -> list[float]:
+    """Move ascending heights apart to at least `gap`, none of them below `lowest`.
+
+    Clusters stay centred where they were, if `lowest` allows it.
 
     >>> spread([0.0, 0.0, 5.0], 1.0)
     [-0.5, 0.5, 5.0]
+    >>> spread([0.0, 0.0, 5.0], 1.0, lowest=0.0)
+    [0.0, 1.0, 5.0]
     """
     clusters: list[list[float]] = []  # [sum of heights, number of heights]
     for height in heights:
@@ -56,7 +60,8 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
         while len(clusters) > 1 and _low(clusters[-1], gap) - _high(clusters[-2], gap) < gap:
             total, members = clusters.pop()
             clusters[-1] = [clusters[-1][0] + total, clusters[-1][1] + members]
-    return [_low(cluster, gap) + k * gap for cluster in clusters for k in range(int(cluster[1]))]
+    moved = [_low(cluster, gap) + k * gap for cluster in clusters for k in range(int(cluster[1]))]
+    return [max(height, lowest + k * gap) for k, height in enumerate(moved)]
 
 
 def _low(cluster: Sequence[float], gap: float) -> float:

@@ -199,7 +199,7 @@ def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
         top = max(row["loss"] for row in curves)
         lowest = min(cell["end_loss"] for cell in labelled)
         gap = max(math.log(top / lowest), 0.5) / _CURVE_LINES
-        _spread_labels(labelled, "end_loss", "label_loss", gap)
+        _spread_labels(labelled, "end_loss", "label_loss", gap, lowest)
 
 
 def _add_tradeoff_labels(cells: list[Row], references: Sequence[Row]) -> None:
@@ -217,9 +217,15 @@ def _add_tradeoff_labels(cells: list[Row], references: Sequence[Row]) -> None:
         _spread_labels(labelled, "holdout_loss", "label_holdout_loss", gap)
 
 
-def _spread_labels(rows: list[Row], figure: str, label: str, gap: float) -> None:
-    """Set the field `label` to the field `figure`, moved apart to `gap` on the log axis."""
+def _spread_labels(
+    rows: list[Row], figure: str, label: str, gap: float, lowest: float | None = None
+) -> None:
+    """Set the field `label` to the field `figure`, moved apart to `gap` on the log axis.
+
+    None of them is then below `lowest`.
+    """
     ordered = sorted(rows, key=lambda row: row[figure])
-    heights = spread([math.log(row[figure]) for row in ordered], gap)
+    floor = -math.inf if lowest is None else math.log(lowest)
+    heights = spread([math.log(row[figure]) for row in ordered], gap, floor)
     for row, height in zip(ordered, heights, strict=True):
         row[label] = math.exp(height)

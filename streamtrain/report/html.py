@@ -31,6 +31,7 @@ from streamtrain.report.number_format import (
     size_text,
     slower_figure_text,
     speed_text,
+    target_word,
 )
 from streamtrain.report.table import frontier_table, verdict_text
 from streamtrain.report.text.captions import captions, confirmation_note
@@ -223,6 +224,7 @@ def _environment() -> jinja2.Environment:
         "size": size_text,
         "rate": rate_text,
         "loss": loss_text,
+        "target": target_word,
         "duration": format_seconds,
     }
     return environment

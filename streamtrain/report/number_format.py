@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from streamtrain.science.intervals import Estimate
@@ -162,8 +163,14 @@ def at_most_slower_text(fraction: float) -> str:
 
 
 def target_word(target: float | None) -> str:
-    """Return a target loss as it was given."""
-    return NOTHING if target is None else f"{target:.6g}"
+    """Return a target loss as it was given, small ones as tables write losses.
+
+    >>> target_word(0.02), target_word(9.17e-05)
+    ('0.02', '0.0000917')
+    """
+    if target is None:
+        return NOTHING
+    return f"{Decimal(f'{target:.6g}'):f}" if 1e-9 < target < 1e7 else f"{target:.6g}"
 
 
 def loss_text(value: float | None) -> str:

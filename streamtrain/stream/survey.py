@@ -34,6 +34,10 @@ OUTLIER_SHARE, OUTLIER_ROWS = 0.1, 50
 #: rounding.
 EXACT = 1e-10
 
+#: A feature that alone explains a larger part of the target's variance may be made from the target.
+#: (A choice: a tax on a price, or the same quantity in another unit, explains more.)
+NEAR = 0.999
+
 #: Threads that read spans and sum them.
 _THREADS = 2
 
@@ -303,6 +307,8 @@ def baselines(
         error = max(error, 0.0)
         return ReferenceLoss(value=error / unit, rmse=error**0.5, scored_on=scored_on)
 
+    correlation = _correlation(survey)[1][:-1, -1] if target_varies else ()
+    near = [name for name, r in zip(columns, correlation, strict=False) if r * r > NEAR]
     exact: list[str] = []
     if len(columns) and linear_error <= EXACT * constant_error and target_varies:
         effects = np.abs(coefficients[:-1]) * survey.sd[:-1] / survey.sd[-1]
@@ -316,6 +322,7 @@ def baselines(
         best_linear_loss=reference_loss(linear_error),
         outlier=outlier,
         exact_features=tuple(exact),
+        near_features=tuple(near),
     )
 
 

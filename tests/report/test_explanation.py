@@ -57,7 +57,7 @@ def test_step_for_step_a_larger_minibatch_is_hardly_better():
 @pytest.mark.parametrize(
     ("lo", "hi", "verdict"),
     [
-        (-0.3, -0.1, "is faster than the recommended size: slower by -20 % [-30, -10]"),
+        (-0.3, -0.1, "takes 20 % [10, 30] less time than the recommended size (90 %)"),
         (-0.1, 0.3, "is not certainly faster than the recommended size: slower by 10 % [-10, 30]"),
         (0.1, 0.3, "is slower than the recommended size, by 20 % [10, 30] (90 %)."),
     ],

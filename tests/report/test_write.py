@@ -141,6 +141,7 @@ def test_labels_are_spread_in_order():
     heights = spread([0.0, 0.1, 0.2, 5.0, 5.0], 1.0)
     assert all(b - a >= 1 - 1e-9 for a, b in itertools.pairwise(heights))
     assert heights[:3] == pytest.approx([-0.9, 0.1, 1.1])
+    assert spread([0.0, 0.1, 0.2, 5.0], 1.0, lowest=0.0) == pytest.approx([0.0, 1.0, 2.0, 5.0])
 
 
 def test_compact_tables_keep_every_row():

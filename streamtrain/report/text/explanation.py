@@ -62,11 +62,20 @@ def _grown(summary: Summary) -> Iterator[str]:
     interval = slower_figure_text(growing.slower_by)
     if (growing.slower_by.lo or 0.0) > 0:
         yield f"{tried} is slower than the recommended size, by {interval} (90 %)."
-        return
-    verdict = "is faster than" if growing.wins else "is not certainly faster than"
-    yield (
-        f"{tried} {verdict} the recommended size: slower by {interval} (90 %, negative is faster)."
-    )
+    elif growing.wins:
+        saved = _less_time(growing.slower_by)
+        yield f"{tried} takes {saved} less time than the recommended size (90 %)."
+    else:
+        yield (
+            f"{tried} is not certainly faster than the recommended size: slower by {interval}"
+            " (90 %, negative is faster)."
+        )
+
+
+def _less_time(slower_by: Estimate) -> str:
+    """Return the part of the time that is saved, with its interval, in percent."""
+    least, most = -100 * (slower_by.hi or 0.0), -100 * (slower_by.lo or -1.0)
+    return f"{-100 * (slower_by.value or 0.0):.0f} % [{least:.0f}, {most:.0f}]"
 
 
 def _steps(summary: Summary) -> Iterator[str]:

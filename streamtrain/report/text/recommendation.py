@@ -167,7 +167,9 @@ def _reason(analysis: Analysis) -> str:
         return f"the smallest mean log loss by --goal {analysis.run.goal}{told}"
     fastest = f"the fastest to loss {target} by the mean of log seconds"
     if not open_sizes:
-        return f"{fastest}; every size outside {sizes_text(choice.equivalent)} is slower"
+        equal = choice.equivalent
+        others = f"size outside {sizes_text(equal)}" if len(equal) > 1 else "other size"
+        return f"{fastest}; every {others} is slower"
     return f"{fastest}; not distinguishable from it: {sizes_text(open_sizes)}"
 
 

@@ -23,8 +23,12 @@ def of_simple_models(analysis: Analysis) -> Iterator[tuple[str, str | None]]:
         return
     constant = value_of(summary.best_constant_loss)
     linear = value_of(summary.best_linear_loss)
+    none_is_better = "The model is not" if summary.verb == "train" else "No size is"
     if constant is not None and smallest >= constant:
-        text = "No size is better than the best constant: nothing was learned from these features."
+        text = (
+            f"{none_is_better} better than the best constant: nothing was learned from these"
+            " features."
+        )
         yield text, "--features"
     elif constant is not None and smallest > (1 - _LITTLE_LEARNED) * constant:
         text = (
@@ -38,8 +42,15 @@ def of_simple_models(analysis: Analysis) -> Iterator[tuple[str, str | None]]:
             " If they are parts of the target, leave them out."
         )
         yield text, "--features"
+    elif near := analysis.run.baseline.near_features:
+        by = f"{'each of ' if len(near) > 1 else ''}{_listed(near)}"
+        text = (
+            f"Over 99.9 % of the target's variance is explained by {by} alone. Leave out what is"
+            " known only together with the target."
+        )
+        yield text, "--features"
     elif linear is not None and smallest > linear:
-        text = f"No size is better than the best linear model (loss {loss_text(linear)})."
+        text = f"{none_is_better} better than the best linear model (loss {loss_text(linear)})."
         yield text, None if overtrained_text(analysis.run) else "--max-rows"
 
 
