@@ -126,7 +126,10 @@ def test_the_fill_value_of_v2_is_missing_in_arrays_of_xarray(
         ({"scale_factor": "two"}, "attribute scale_factor is 'two', not a number"),
         ({"scale_factor": [1.0, 2.0]}, "attribute scale_factor has 2 values"),
         ({"missing_value": {"a": 1}}, "not a number"),
-        ({"_Unsigned": "true"}, "_Unsigned is not applied"),
+        ({"_Unsigned": "true"}, r"_Unsigned \(true\) is not applied"),
+        ({"units": "days since\t2000-01-01"}, "it holds times"),
+        ({"scale_factor": "0.5"}, "attribute scale_factor is '0.5', not a number"),
+        ({"add_offset": 10**400}, "attribute add_offset is 10+, not a number"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -142,6 +145,31 @@ def test_what_cannot_be_applied_is_refused_by_name(tmp_path: Path, attributes, w
     array.attrs.update(attributes)
     with pytest.raises(DataError, match=words):
         open_shards(str(tmp_path / "a.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attribute", "is_read"),
+    [
+        ("u1", "false", False),  # OPeNDAP's signed bytes: 240 is -16
+        ("u1", "true", True),
+        ("i1", "true", False),
+        ("i1", "false", True),
+        ("f4", "true", True),
+    ],
+)
+def test_integers_of_the_other_sign_are_refused(dtype, attribute, is_read) -> None:
+    attributes = {"_Unsigned": attribute}
+    if is_read:
+        assert read_packing(attributes, np.dtype(dtype), None, 3).missing == ()
+    else:
+        with pytest.raises(DataError, match=f"_Unsigned \\({attribute}\\) is not applied"):
+            read_packing(attributes, np.dtype(dtype), None, 3)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_number_as_text_is_no_missing_value(version) -> None:
+    with pytest.raises(DataError, match="attribute _FillValue is '3', not a number"):
+        read_packing({"_FillValue": "3"}, np.dtype("i2"), None, version)
 
 
 @settings(deadline=None)

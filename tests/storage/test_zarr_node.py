@@ -188,6 +188,52 @@ def test_a_damaged_array_fails_where_it_is_chosen(tmp_path: Path) -> None:
         open_shards(str(path), features=["c"], target="a")
 
 
+def group_of_three(path: Path, version: Any = 3) -> Path:
+    group = zarr.create_group(str(path), zarr_format=version)
+    for name in "aby":
+        array = group.create_array(name, shape=(8,), chunks=(4,), dtype="f4")
+        array[:] = np.arange(1, 9)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"attributes": [1]}, "its metadata cannot be used"),
+        (
+            {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}},
+            r"array 'a' has chunks of the shape \(0,\)",
+        ),
+    ],
+    ids=["attributes", "chunks"],
+)
+def test_damaged_metadata_of_an_array_harm_only_those_who_choose_it(
+    tmp_path: Path, change, words
+) -> None:
+    path = group_of_three(tmp_path / "g.zarr")
+    file = path / "a" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(DataError, match=f"column 'a' has type float32: .*{words}"):
+        open_shards(str(path), features=["a"], target="y")
+    group_of_three(path / "c")  # a group below harms nobody either
+    assert open_shards(str(path), features=["b"], target="y").num_rows == 8
+
+
+def test_a_damaged_chunk_is_refused_by_the_name_of_its_array(tmp_path: Path) -> None:
+    path = group_of_three(tmp_path / "g.zarr")
+    (path / "a" / "c" / "1").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="rows 0 to 8 cannot be decoded: array 'a': "):
+        read_all(path, features=["a"], target="y")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_group_of_groups_names_those_that_can_be_opened(tmp_path: Path, version) -> None:
+    zarr.create_group(str(tmp_path / "g.zarr"), zarr_format=version).create_group("sub")
+    group_of_three(tmp_path / "g.zarr" / "sub" / "x", version)
+    with pytest.raises(DataError, match=r"in groups below it: .*'sub/x'.* Open one of them"):
+        open_shards(str(tmp_path / "g.zarr"))
+
+
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("compressors", [None, "auto"], ids=["raw", "compressed"])
 @pytest.mark.parametrize("fill", [0.0, -1.5])

@@ -469,3 +469,8 @@ def test_a_scheme_that_only_fsspec_knows_works_too(local, format):
         assert open_shards(f"memory://new-{format}").fingerprint == local[format].fingerprint
     finally:
         files.store.clear()
+
+
+def test_an_archive_that_fsspec_cannot_open_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^zip://: no file system is known"):
+        open_shards("zip://::/data/g.zarr.zip")

@@ -66,10 +66,10 @@ def _make_filesystem(scheme: str, storage: Storage) -> fs.FileSystem:
 
         try:
             handler = fs.FSSpecHandler(fsspec.filesystem(scheme, **dict(storage.options)))
-        except (ValueError, ImportError, TypeError) as error:
+        except (ValueError, ImportError, TypeError, OSError) as error:
             raise ConfigError(
                 f"{shown(scheme)}://: no file system is known or can be opened:"
-                f" {storage.redact(str(error))}."
+                f" {storage.redact(str(error))}. Give a path of this machine."
             ) from None
         return fs.PyFileSystem(handler)
     options = client_options(scheme, storage, ARROW)

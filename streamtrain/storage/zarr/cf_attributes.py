@@ -68,20 +68,22 @@ def read_packing(
     Raises DataError for what cannot be applied: times, and attributes that are not numbers.
     """
     units = attributes.get("units")
-    if isinstance(units, str) and " since " in units:
+    if isinstance(units, str) and "since" in units.split():
         raise DataError(f"it holds times ({shown(units)})")
-    if str(attributes.get("_Unsigned", "false")).lower() != "false":
-        raise DataError("its attribute _Unsigned is not applied")
-    fills = _numbers(attributes, "_FillValue", dtype)
+    # integers of the other sign: netCDF-3 has no unsigned ones, OPeNDAP no signed bytes
+    sign = {"true": "u", "false": "i"}.get(str(attributes.get("_Unsigned")).lower(), dtype.kind)
+    if dtype.kind in "iu" and sign != dtype.kind:
+        raise DataError(f"its attribute _Unsigned ({attributes['_Unsigned']}) is not applied")
+    fills = _numbers(attributes, "_FillValue", dtype if version == 3 else None)
     is_of_xarray = _XARRAY_DIMENSIONS in attributes and _HDMF_TYPE not in attributes
     if version == 2 and is_of_xarray and fill_value is not None:
         fills = [fill_value.item() if isinstance(fill_value, np.generic) else fill_value]
-    fills += _numbers(attributes, "missing_value", dtype)
+    fills += _numbers(attributes, "missing_value")
     stored = [_as_stored(value, dtype) for value in fills if value == value]
     return Packing(
         missing=tuple(dict.fromkeys(value for value in stored if value is not None)),
-        scale=_number(attributes, "scale_factor", dtype),
-        offset=_number(attributes, "add_offset", dtype),
+        scale=_number(attributes, "scale_factor"),
+        offset=_number(attributes, "add_offset"),
     )
 
 
@@ -96,15 +98,20 @@ def _as_stored(value: float | int, dtype: np.dtype) -> float | int | None:
     return int(value) if limits.min <= value <= limits.max else None
 
 
-def _number(attributes: Mapping[str, Any], name: str, dtype: np.dtype) -> float | None:
-    numbers = _numbers(attributes, name, dtype)
+def _number(attributes: Mapping[str, Any], name: str) -> float | None:
+    numbers = _numbers(attributes, name)
     if len(numbers) > 1:
         raise DataError(f"its attribute {name} has {len(numbers)} values")
     return float(numbers[0]) if numbers else None
 
 
-def _numbers(attributes: Mapping[str, Any], name: str, dtype: np.dtype) -> list[float | int]:
-    """Return the numbers of an attribute, which may be a list; none if it is absent."""
+def _numbers(
+    attributes: Mapping[str, Any], name: str, dtype: np.dtype | None = None
+) -> list[float | int]:
+    """Return the numbers of an attribute, which may be a list; none if it is absent.
+
+    `dtype`: the type of the array where texts may be the missing values of v3.
+    """
     value = attributes.get(name)
     if value is None:
         return []
@@ -112,19 +119,31 @@ def _numbers(attributes: Mapping[str, Any], name: str, dtype: np.dtype) -> list[
     numbers: list[Any] = [
         _decoded(each, dtype) if isinstance(each, str) else each for each in values
     ]
-    if not all(isinstance(number, Real) for number in numbers):
+    if not all(isinstance(number, Real) and _is_in_range(number) for number in numbers):
         raise DataError(f"its attribute {name} is {shown(repr(value)[:40])}, not a number")
     return numbers
 
 
-def _decoded(text: str, dtype: np.dtype) -> float | str:
-    """Return the number that a text means: `NaN`, or the eight bytes that xarray writes in v3."""
+def _is_in_range(number: Any) -> bool:
+    """Return whether float64 has the number; JSON has integers of any length."""
     try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
+
+
+def _decoded(text: str, dtype: np.dtype | None) -> float | str:
+    """Return the number that a text means: `NaN`, or the eight bytes that xarray writes in v3.
+
+    Any other text stays one, and is refused: to xarray it equals no value.
+    """
+    if text in ("NaN", "Infinity", "-Infinity"):
         return float(text)
-    except ValueError:
-        pass
+    if dtype is None or dtype.kind != "f":
+        return text
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return text
-    return struct.unpack("<d", content)[0] if len(content) == 8 and dtype.kind == "f" else text
+    return struct.unpack("<d", content)[0] if len(content) == 8 else text

@@ -71,7 +71,14 @@ def count_absent_chunks(
     """
     url, chunk_bytes = folder.url, _stored_chunk_bytes(array)
     stored_shape = array.shards or array.chunks
-    counts = [-(-size // step) for size, step in zip(array.shape, stored_shape, strict=True)]
+    if 0 in stored_shape and prod(array.shape):
+        raise DataError(
+            f"{url}: array {name!r} has chunks of the shape {stored_shape}, which hold no value."
+            " Write the array again."
+        )
+    counts = [
+        -(-size // max(step, 1)) for size, step in zip(array.shape, stored_shape, strict=True)
+    ]
     if prod(counts) > _MOST_OBJECTS_PER_FILE * len(files):
         raise DataError(
             f"{url}: the shape {array.shape} takes {prod(counts):,} chunks, of which at most"
@@ -87,7 +94,8 @@ def count_absent_chunks(
             if array.metadata.fill_value is None:
                 raise DataError(
                     f"{url}: chunk {key} is missing, and the metadata have no fill value. Restore"
-                    " it, or write the array again."
+                    " it. If it held only zeros, which zarr 3 does not write, write the array again"
+                    " with fill_value=0 or as Zarr v3."
                 )
             continue
         present += 1

@@ -181,7 +181,22 @@ def _members(folder: Folder, version: int) -> dict[str, _Member]:
         if isinstance(document, dict) and document.get("node_type") == "group":
             continue
         members[name] = _member(folder, StorePath(store, name), name, document, version)
+    if not members:
+        _raise_for_nested(folder, suffix)
     return members
+
+
+def _raise_for_nested(folder: Folder, suffix: str) -> None:
+    """Raise DataError where the arrays of a group are in groups below it."""
+    inner = sorted(
+        {name.removesuffix(suffix).rpartition("/")[0] for name in folder.files() if suffix in name}
+        - {""}
+    )
+    if inner:
+        raise DataError(
+            f"{folder.url}: its arrays are in groups below it: {', '.join(map(repr, inner[:4]))}."
+            f" Open one of them, such as {folder.url}/{inner[0]}."
+        )
 
 
 def _member(
@@ -203,15 +218,14 @@ def _member(
         if version == 2:
             document = {**document, "attributes": _attributes_v2(folder, name)}
         array = zarr.Array.from_dict(place, document)
+        packing = _packing(array, version)
     except MemoryError:
         raise
+    except DataError as error:  # by its attributes
+        return _no_column(name, kind, str(error), aside=True)
     # hostile metadata raises KeyError, TypeError, zarr's own errors …
     except (Exception, RecursionError) as error:
         return _no_column(name, kind, f"its metadata cannot be used: {one_line(error)}")
-    try:
-        packing = _packing(array, version)
-    except DataError as error:
-        return _no_column(name, kind, str(error), aside=True)
     return _Member(column=_column(name, array, packing), array=array, packing=packing)
 
 

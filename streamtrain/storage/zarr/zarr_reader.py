@@ -173,9 +173,18 @@ class ZarrReader:
                 for name in columns
             )
         return tuple(
-            self._packings[name].decode(name, self.decode(name, start, stop), decoded_type)
+            self._packings[name].decode(name, self._decode_of(name, start, stop), decoded_type)
             for name in columns
         )
+
+    def _decode_of(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return what `decode` does; an error of a codec names the array of the group."""
+        try:
+            return self.decode(name, start, stop)
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:
+            raise RuntimeError(f"array {name!r}: {one_line(error)}") from error
 
     def _require_same_array(self, folder: Folder) -> FolderIdentity | None:
         """Return the identity of a local folder.
