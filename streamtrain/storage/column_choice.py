@@ -78,18 +78,32 @@ def no_target_message(url: str, column: Column) -> str:
     return f"{url}: the last column, {column.name!r}, {fault}. Name one with --target."
 
 
+def no_numbers_message(url: str, present: Sequence[Column]) -> str:
+    """Return the error message for a table none of whose columns can be decoded."""
+    found = f": it has {_names_and_types(present)}" if present else ""
+    return (
+        f"{url}: no numeric column{found}. A data set needs a target and at least one feature."
+        f"{_datetime_hint(present)}"
+    )
+
+
 def left_out_message(columns: Sequence[Column]) -> str:
     """Return the warning that columns are left out because they cannot be decoded."""
-    names = [f"{shown(column.name)} ({_why(column)})" for column in columns[:_NAMED_COLUMNS]]
-    if len(columns) > _NAMED_COLUMNS:
-        names.append(f"and {len(columns) - _NAMED_COLUMNS:,} more")
+    names = _names_and_types(columns)
     if all(column.refusal == NO_DATETIME for column in columns):
         remedy = "Give --datetime epoch or --datetime parts to use them"
     else:
         remedy = "To use a column, write its values as numbers, such as 0 and 1 for no and yes"
         if any(column.refusal == NO_DATETIME for column in columns):
             remedy += "; --datetime epoch or parts makes numbers of dates and times"
-    return f"left out, since they are not numbers: {', '.join(names)}. {remedy}."
+    return f"left out, since they are not numbers: {names}. {remedy}."
+
+
+def _names_and_types(columns: Sequence[Column]) -> str:
+    names = [f"{shown(column.name)} ({_why(column)})" for column in columns[:_NAMED_COLUMNS]]
+    if len(columns) > _NAMED_COLUMNS:
+        names.append(f"and {len(columns) - _NAMED_COLUMNS:,} more")
+    return ", ".join(names)
 
 
 def _why(column: Column) -> str:
@@ -116,10 +130,7 @@ def choose_columns(
     contradicts itself.
     """
     if not names:
-        raise DataError(
-            f"{url}: no numeric columns. A data set needs a target and at least one feature."
-            f"{_datetime_hint(present)}"
-        )
+        raise DataError(no_numbers_message(url, present))
     repeated = [name for name in _repeated(names) if name != target]
     if repeated and (features is None or (target is None and names[-1] in repeated)):
         raise DataError(repeated_names_message(url, repeated))

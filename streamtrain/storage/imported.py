@@ -26,7 +26,7 @@ from streamtrain.base.units import format_bytes, format_seconds
 from streamtrain.base.user_cache import user_cache
 from streamtrain.base.words import plural
 from streamtrain.errors import DataError, ResourceError
-from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED
+from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED, no_numbers_message
 from streamtrain.storage.dataset import FoundShards, find_shards
 from streamtrain.storage.decode import NOT_A_NUMBER, ONLY_NUMBERS, ColumnError
 from streamtrain.storage.foreign.foreign_source import (
@@ -187,10 +187,7 @@ def _import(
             columns = _columns(tables, refusals)
             names = tuple(column.name for column in columns if column.decoded_type)
             if not names:
-                raise DataError(
-                    f"{shown_path}: no numeric column. A data set needs a target and at least"
-                    " one feature."
-                )
+                raise DataError(no_numbers_message(shown_path, columns))
             decoded_type = _widest(columns)
             pieces = (piece for table in tables for piece in table.pieces(names, decoded_type))
             layout = Layout(

@@ -144,7 +144,8 @@ def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tm
     [
         ("t.txt", "a b\n1 2\n3 4\n", None),
         ("t.txt", "no-such.parquet\n", "no-such.parquet: cannot be read: No such file"),
-        ("t.csv", "a,y\nx,z\n", "t.csv: no numeric column"),
+        ("t.csv", "a,y\nx,z\n", r"t.csv: no numeric column: it has a \(string\), y \(string\)\."),
+        ("t.json", '{"a": [1, 2], "y": [3, 4]}\n', r"it has a \(list<item: int64>\)"),
         ("t.csv", "a,y\n1,\n2,\n", "last column, 'y', cannot be the target: no value"),
         ("t.csv", "1999,2000\n1,2\n", "If it is a row, give --no-header; if these are names"),
         ("t.csv", "a,y\n1,2,3\n1,5,6\n", "first line, 'a,y', has 2 fields, and rows have 3"),
