@@ -113,7 +113,7 @@ def landmark_facts(analysis: Analysis) -> Facts:
         overhead = f"{_rows(marks.overhead_20)} (a fifth of B_crit)"
     facts = (
         ("fewest rows to the target", _fewest_rows(marks)),
-        ("fewest steps (within 10 % of S_min)", _fewest_steps(marks)),
+        ("fewest steps (within 10 %)", _fewest_steps(marks)),
         ("20 % more rows than needed", overhead),
         ("steps follow", _steps_law(marks.laws.steps)),
         ("the laws' optimum, √(B_crit·α/β)", _optimum(marks.laws)),
@@ -144,6 +144,11 @@ def _steps_law(law: StepsLaw) -> str:
     steps, critical = law.steps_min, law.critical_batch_size
     if steps is None or critical is None or critical.value is None:
         return ""
+    if law.known is None:
+        return (
+            "S_min (1 + B_crit/B), but these sizes do not determine B_crit, nor the sizes that"
+            f" follow from it: B_crit = {interval_text(critical, _rows)}"
+        )
     return (
         f"S_min (1 + B_crit/B): S_min = {interval_text(steps, _rows)},"
         f" B_crit = {interval_text(critical, _rows)}"
