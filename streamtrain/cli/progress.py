@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.units import format_bytes, format_count, format_percent, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cli.follow import Line, ProgressTracker
 from streamtrain.cli.terminal import note
@@ -220,7 +220,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         _loss(line.holdout_loss),
         f"{line.batch_size:,}",
         "" if line.rows_per_second is None else format_count(line.rows_per_second),
-        "" if line.waiting is None else f"{100 * line.waiting:.0f} %",
+        "" if line.waiting is None else format_percent(line.waiting),
         format_bytes(psutil.Process().memory_info().rss),
         _time_left(line.left_seconds),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streamtrain.base.units import format_percent
 from streamtrain.science.cells import Cell, shared_trials, throughput
 from streamtrain.science.intervals import Estimate, paired_ratio, value_of
 from streamtrain.science.judge import Judgement, is_correlated
@@ -303,7 +304,8 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
     misfit = laws.steps.misfit
     if misfit is not None and misfit > MOST_MISFIT:
         return (
-            f"steps do not follow S_min(1 + B_crit/B) (lack of fit): they deviate by {misfit:.0%}"
+            "steps do not follow S_min(1 + B_crit/B) (lack of fit): they deviate by"
+            f" {format_percent(misfit)}"
         )
     fewest, most = min(run.batch_sizes), max(run.batch_sizes)
     if not fewest <= best <= most:

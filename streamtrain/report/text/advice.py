@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from streamtrain.base.units import format_bytes, two_digits
+from streamtrain.base.units import format_bytes, format_percent, two_digits
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
@@ -351,9 +351,10 @@ def _of_speed(summary: Summary) -> Warnings:
     ]
     if bound:
         sizes = sizes_in_turn(summary.sizes_used) or sizes_text(bound)
-        text = f"{sizes}: input-bound, since steps wait for rows more than {INPUT_BOUND:.0%} of the"
+        text = f"{sizes}: input-bound, since steps wait for rows more than"
         flag = "--readers" if "://" in summary.data.url else None  # else the cores are the limit
-        yield f"{text} time; reading uses the same cores.", flag
+        share = format_percent(INPUT_BOUND)
+        yield f"{text} {share} of the time; reading uses the same cores.", flag
 
 
 def _steps(cell: Cell) -> int:

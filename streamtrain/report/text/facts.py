@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from streamtrain.base.units import format_count, format_seconds
+from streamtrain.base.units import format_count, format_percent, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
 from streamtrain.report.number_format import (
     cell_size_text,
@@ -69,13 +69,12 @@ def bottleneck(summary: Summary) -> str:
     size = cell_size_text(cell.batch_size, summary.sizes_used)
     if waits is None:
         return ""
+    share = format_percent(waits)
     if waits > 0.5:
-        return f"reading: at {size} the step waits for rows {waits:.0%} of the time"
+        return f"reading: at {size} the step waits for rows {share} of the time"
     if waits > _HARDLY:
-        return (
-            f"both: at {size} the step takes most of the time, and waits for rows {waits:.0%} of it"
-        )
-    return f"the training step: at {size} it hardly waits for rows ({waits:.0%})"
+        return f"both: at {size} the step takes most of the time, and waits for rows {share} of it"
+    return f"the training step: at {size} it hardly waits for rows ({share})"
 
 
 def _overlap(overlap: Estimate | None) -> str:
@@ -272,7 +271,7 @@ def _curvature_facts(curvature: Json) -> FactIterator:
         yield (
             "stability line at this rate",
             f"{curvature['stability_line']:.4g} (learning rate {rate_text(curvature['lr'])});"
-            f" training ended at {share:.0%} of it, {side}",
+            f" training ended at {format_percent(share)} of it, {side}",
         )
 
 
