@@ -75,12 +75,12 @@ class _Work:
 def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
-    `seconds`: of all passes and of the timing after them, without opening the data; None where only
-    a clock ends the run.
-    `training_seconds` are those of steps and evaluations if rows cost nothing, `reading_seconds` of
-    the passes if nothing were trained. Both share the processor, so `seconds` may be more than the
-    larger one. Where a flat loss ends the run, all are for the most rows that it can take. Raises
-    what the run itself would raise before its first step.
+    `seconds` are those of all passes and of the timing after them, without opening the data;
+    `training_seconds` those of steps and evaluations if rows cost nothing, `reading_seconds` those
+    of the passes if nothing were trained. Both share the processor, so `seconds` may be more than
+    the larger one. All are None where a clock or a budget ends the run; where a flat loss does,
+    they are for the most rows that it can take. Raises what the run itself would raise before its
+    first step.
     """
     if is_wanted(config.cluster):
         check_options(verb, config)
@@ -256,7 +256,7 @@ def _try_learners(
     steps, evaluation = {}, _Cost(0.0, 0.0)
     threads, holdout = prepared.config.train.threads or default_readers(), prepared.evaluation
     for size in sizes:
-        engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
+        engine = prepared.learner(size, (1e-6,) * len(rates), 0).engine
         stop = min(max(size, 4096), _TRY_ROWS)
         with running([engine], threads):
             steps[size] = _cost(partial(engine.advance, rows, 0, stop), stop)
