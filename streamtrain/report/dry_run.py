@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,9 +33,11 @@ from streamtrain.training.learner import evaluation_rows
 from streamtrain.training.until_flat import points_until_flat
 from streamtrain.types import Json
 
-#: Seconds for which the steps of each batch size are tried, and the rows they are tried on.
+#: Seconds for which the steps of each batch size are tried, the rows they are tried on, and the
+#: fewest calls.
 _TRY_SECONDS = 0.1
 _TRY_ROWS = 2**17
+_FEWEST_CALLS = 3
 
 
 class _Cost(NamedTuple):
@@ -266,16 +269,20 @@ def _try_learners(
 
 
 def _cost(work: Callable[[], object], num_rows: int) -> _Cost:
-    """Return the cost of a row, from calls that take `num_rows` rows each; the first warms up."""
+    """Return the cost of a row, from calls that take `num_rows` rows each; the first warms up.
+
+    The seconds are the median of at least three calls: one that another program holds up for
+    `_TRY_SECONDS` would otherwise be all that is measured.
+    """
     work()
-    calls, started, core_started = 0, time.perf_counter(), time.process_time()
-    while calls == 0 or time.perf_counter() - started < _TRY_SECONDS:
+    seconds: list[float] = []
+    core_started = time.process_time()
+    while len(seconds) < _FEWEST_CALLS or sum(seconds) < _TRY_SECONDS:
+        started = time.perf_counter()
         work()
-        calls += 1
-    done = calls * num_rows
-    return _Cost(
-        (time.perf_counter() - started) / done, (time.process_time() - core_started) / done
-    )
+        seconds.append(time.perf_counter() - started)
+    core_seconds = (time.process_time() - core_started) / len(seconds)
+    return _Cost(median(seconds) / num_rows, core_seconds / num_rows)
 
 
 def plan_text(plan: Json) -> str:

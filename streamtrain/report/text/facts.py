@@ -176,7 +176,7 @@ def _optimum(laws: Laws) -> str:
 def _goodput(marks: Landmarks) -> str:
     """Return the three sizes with the most goodput."""
     entries = sorted(marks.goodput.items(), key=lambda entry: -entry[1])[:3]
-    return ", ".join(f"{size_text(size)}: {format_count(rate).strip()}/s" for size, rate in entries)
+    return ", ".join(f"{size_text(size)}: {format_count(rate)}/s" for size, rate in entries)
 
 
 def _growth(local: LocalGrowth | None) -> str:
