@@ -53,7 +53,7 @@ _ONLY_SWEEP = {"trial", "at batch"}
 #: choice is settled.
 _BUDGET_LEFT = "budget left"
 
-#: The same for a sweep with a budget, which has a line per pass.
+#: Column → width for a sweep with a budget, which has a line per pass.
 _PASS_COLUMNS = {
     "pass": 16,
     "models": 6,
@@ -96,11 +96,7 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
         yield lambda record: _print_lines(tracker.update(record), tracker, record, note)
     else:
         console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Facts(),
-        )
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Facts())
 
         def write(text: str) -> None:
             console.print(Text(text), soft_wrap=True)
