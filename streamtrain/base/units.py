@@ -161,6 +161,15 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def format_percent(fraction: float, decimals: int = 0) -> str:
+    """Return a fraction in percent.
+
+    >>> format_percent(0.24), format_percent(0.98941, 2)
+    ('24 %', '98.94 %')
+    """
+    return f"{100 * fraction:.{decimals}f} %"
+
+
 def two_digits(value: float) -> str:
     """Return a number rounded to two digits, without an exponent where it is large.
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from streamtrain.base.units import format_percent
 from streamtrain.bench.bench_verdict import figure, ratio_figure
 from streamtrain.training.model import Model, Shape
 from streamtrain.types import Json
@@ -127,18 +128,16 @@ def limit(cells: list[Json], sgemm_gflops: float, parameters: int) -> str:
     fractions = {cell["batch_size"]: cell["gflops"] / sgemm_gflops for cell in counted}
     smallest = counted[0]["batch_size"]
     best = max(fractions, key=lambda size: fractions[size])
+    reached = format_percent(fractions[best])
     if fractions[best] < 0.5:
         return (
-            f"The {engine} step reaches {fractions[best]:.0%} of sgemm at best, at {best:,}: calls"
-            " and memory, not arithmetic, are the limit."
+            f"The {engine} step reaches {reached} of sgemm at best, at {best:,}: calls and memory,"
+            " not arithmetic, are the limit."
         )
-    text = (
-        f"At {best:,} rows the {engine} step runs at {fractions[best]:.0%} of sgemm: arithmetic is"
-        " the limit"
-    )
+    text = f"At {best:,} rows the {engine} step runs at {reached} of sgemm: arithmetic is the limit"
     if fractions[smallest] > 0.9 * fractions[best]:
         return f"{text} at every size."
     return (
-        f"{text}; at {smallest:,} rows, {fractions[smallest]:.0%}: an update of {parameters:,}"
-        f" parameters every {smallest:,} rows takes the rest."
+        f"{text}; at {smallest:,} rows, {format_percent(fractions[smallest])}: an update of"
+        f" {parameters:,} parameters every {smallest:,} rows takes the rest."
     )

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from streamtrain.base.budget import default_readers
+from streamtrain.base.units import format_percent
 from streamtrain.bench.bench_verdict import figure, ratio_figure, require_positive
 from streamtrain.bench.stream_bench import REPEATS, Side, take_turns
 from streamtrain.config import Config
@@ -220,12 +221,12 @@ def limit(cells: list[Json]) -> str:
     where = f"minibatches of {worst['batch_size']:,} on {worst['threads']} thread{plural}"
     fraction = worst["ratio"] / worst["bound"]
     if not slower:
-        cost = max(0.0, 1 - worst["ratio"])
-        return f"The step is the limit everywhere: the loader costs {cost:.1%} at most ({where})."
+        cost = format_percent(max(0.0, 1 - worst["ratio"]), 1)
+        return f"The step is the limit everywhere: the loader costs {cost} at most ({where})."
     if fraction >= 0.95:
         return (
             "The cores are the limit: step and delivery share them, and reach at worst"
-            f" {fraction:.0%} of what sharing leaves ({where})."
+            f" {format_percent(fraction)} of what sharing leaves ({where})."
         )
     return (
         f"Delivery is the limit at {where}: {worst['ratio']:.2f} of the resident rate, where"

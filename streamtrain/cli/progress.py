@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.units import format_bytes, format_count, format_percent, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cli.follow import Line, ProgressTracker
 from streamtrain.cli.terminal import note
@@ -53,7 +53,7 @@ _ONLY_SWEEP = {"trial", "at batch"}
 #: choice is settled.
 _BUDGET_LEFT = "budget left"
 
-#: The same for a sweep with a budget, which has a line per pass.
+#: Column → width for a sweep with a budget, which has a line per pass.
 _PASS_COLUMNS = {
     "pass": 16,
     "models": 6,
@@ -96,11 +96,7 @@ def progress(mode: Mode, *, verbose: bool = False) -> Iterator[Emit]:
         yield lambda record: _print_lines(tracker.update(record), tracker, record, note)
     else:
         console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Facts(),
-        )
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Facts())
 
         def write(text: str) -> None:
             console.print(Text(text), soft_wrap=True)
@@ -220,7 +216,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         _loss(line.holdout_loss),
         f"{line.batch_size:,}",
         "" if line.rows_per_second is None else format_count(line.rows_per_second),
-        "" if line.waiting is None else f"{100 * line.waiting:.0f} %",
+        "" if line.waiting is None else format_percent(line.waiting),
         format_bytes(psutil.Process().memory_info().rss),
         _time_left(line.left_seconds),
     )

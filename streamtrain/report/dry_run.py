@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,9 +33,11 @@ from streamtrain.training.learner import evaluation_rows
 from streamtrain.training.until_flat import points_until_flat
 from streamtrain.types import Json
 
-#: Seconds for which the steps of each batch size are tried, and the rows they are tried on.
+#: Seconds for which the steps of each batch size are tried, the rows they are tried on, and the
+#: fewest calls.
 _TRY_SECONDS = 0.1
 _TRY_ROWS = 2**17
+_FEWEST_CALLS = 3
 
 
 class _Cost(NamedTuple):
@@ -75,12 +78,12 @@ class _Work:
 def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
-    `seconds`: of all passes and of the timing after them, without opening the data; None where only
-    a clock ends the run.
-    `training_seconds` are those of steps and evaluations if rows cost nothing, `reading_seconds` of
-    the passes if nothing were trained. Both share the processor, so `seconds` may be more than the
-    larger one. Where a flat loss ends the run, all are for the most rows that it can take. Raises
-    what the run itself would raise before its first step.
+    `seconds` are those of all passes and of the timing after them, without opening the data;
+    `training_seconds` those of steps and evaluations if rows cost nothing, `reading_seconds` those
+    of the passes if nothing were trained. Both share the processor, so `seconds` may be more than
+    the larger one. All are None where a clock or a budget ends the run; where a flat loss does,
+    they are for the most rows that it can take. Raises what the run itself would raise before its
+    first step.
     """
     if is_wanted(config.cluster):
         check_options(verb, config)
@@ -256,7 +259,7 @@ def _try_learners(
     steps, evaluation = {}, _Cost(0.0, 0.0)
     threads, holdout = prepared.config.train.threads or default_readers(), prepared.evaluation
     for size in sizes:
-        engine = prepared.learner(size, tuple(1e-6 for _ in rates), 0).engine
+        engine = prepared.learner(size, (1e-6,) * len(rates), 0).engine
         stop = min(max(size, 4096), _TRY_ROWS)
         with running([engine], threads):
             steps[size] = _cost(partial(engine.advance, rows, 0, stop), stop)
@@ -266,16 +269,20 @@ def _try_learners(
 
 
 def _cost(work: Callable[[], object], num_rows: int) -> _Cost:
-    """Return the cost of a row, from calls that take `num_rows` rows each; the first warms up."""
+    """Return the cost of a row, from calls that take `num_rows` rows each; the first warms up.
+
+    The seconds are the median of at least three calls: one that another program holds up for
+    `_TRY_SECONDS` would otherwise be all that is measured.
+    """
     work()
-    calls, started, core_started = 0, time.perf_counter(), time.process_time()
-    while calls == 0 or time.perf_counter() - started < _TRY_SECONDS:
+    seconds: list[float] = []
+    core_started = time.process_time()
+    while len(seconds) < _FEWEST_CALLS or sum(seconds) < _TRY_SECONDS:
+        started = time.perf_counter()
         work()
-        calls += 1
-    done = calls * num_rows
-    return _Cost(
-        (time.perf_counter() - started) / done, (time.process_time() - core_started) / done
-    )
+        seconds.append(time.perf_counter() - started)
+    core_seconds = (time.process_time() - core_started) / len(seconds)
+    return _Cost(median(seconds) / num_rows, core_seconds / num_rows)
 
 
 def plan_text(plan: Json) -> str:

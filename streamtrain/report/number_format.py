@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from streamtrain.base.units import format_percent
 from streamtrain.science.intervals import Estimate
 
 NOTHING = "–"
@@ -106,7 +107,7 @@ def slower_text(fraction: float) -> str:
     >>> slower_text(0.124), slower_text(4.3)
     ('12 %', '5.3 times')
     """
-    return f"{100 * fraction:.0f} %" if fraction < 2 else f"{times_text(1 + fraction)} times"
+    return format_percent(fraction) if fraction < 2 else f"{times_text(1 + fraction)} times"
 
 
 def slower_figure_text(figure: Estimate) -> str:
@@ -147,7 +148,7 @@ def loss_above_text(figure: Estimate) -> str:
     """
     if figure.value is None:
         return NOTHING
-    text = f"{100 * figure.value:.1f} %"
+    text = format_percent(figure.value, 1)
     if figure.lo is None or figure.hi is None:
         return text
     return f"{text} [{100 * figure.lo:.1f}, {100 * figure.hi:.1f}]"
@@ -240,7 +241,7 @@ def seconds_text(figure: Estimate) -> str:
 
 def share_text(figure: Estimate) -> str:
     """Return a fraction in whole percent."""
-    return NOTHING if figure.value is None else f"{100 * figure.value:.0f} %"
+    return NOTHING if figure.value is None else format_percent(figure.value)
 
 
 def interval_text(figure: Estimate | None, text: Callable[[float], str]) -> str:

@@ -36,9 +36,9 @@ class PassNeeds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtOnce:
-    """How many passes run at once, the budget of each, and why there are no more; "" if no reason.
+    """How many passes run at once, and the budget of each.
 
-    The reason is a sentence where memory is short.
+    `reason`: a sentence where memory keeps more of them from running; else "".
     """
 
     passes: int

@@ -58,9 +58,6 @@ CHECKPOINTS = "checkpoints"
 #: Subfolders of a run.
 _FOLDERS = (CHECKPOINTS, "best", "charts", "tensorboard")
 
-#: The most bytes of the first line of a log.
-MOST_FIRST_LINE = 1 << 26
-
 #: How the first line of every log starts.
 _FIRST_BYTES = b'{"event": "run"'
 

@@ -16,14 +16,10 @@ from streamtrain.run.sweep_plan import for_trial
 from streamtrain.science.cells import throughput
 from streamtrain.science.contest import levels
 from streamtrain.science.frontier import frontier
-from streamtrain.science.growing import (
-    candidates,
-    costs_of,
-    mean_log_seconds,
-    seconds_of,
-)
+from streamtrain.science.growing import candidates, costs_of, mean_log_seconds, seconds_of
 from streamtrain.science.judge import judge
 from streamtrain.science.run_log import Run
+from streamtrain.science.tuning import rounded_rate
 from streamtrain.training.batch_schedule import Stage
 
 #: Trials, and the fewest for which a schedule is tried at all.
@@ -118,7 +114,7 @@ def _training_costs(run: Run, stages: Sequence[BatchStage]) -> dict[int, float]:
 
 def _rates_between(first: float, last: float) -> tuple[float, ...]:
     """Return two learning rates and the one between them, ascending; one where they are equal."""
-    rates = {float(f"{rate:.3g}") for rate in (first, math.sqrt(first * last), last)}
+    rates = {rounded_rate(rate) for rate in (first, math.sqrt(first * last), last)}
     return tuple(sorted(rates))
 
 

@@ -11,12 +11,15 @@ from streamtrain.base.redact import Secrets, redact_url
 from streamtrain.base.untrusted import parse_json
 from streamtrain.config import Config
 from streamtrain.errors import ConfigError, ResourceError, RunInUse
-from streamtrain.run.directory import EVENTS, MOST_FIRST_LINE, RunDirectory, is_interrupted
+from streamtrain.run.directory import EVENTS, RunDirectory, is_interrupted
 from streamtrain.storage.foreign.foreign_source import absolute_source
 from streamtrain.training.fingerprint import config_fingerprint, differences
 
 #: The folder, in the current one, of runs without `--out`.
 _RUNS = Path("runs")
+
+#: The most bytes that are read of the first line of a log.
+_MOST_FIRST_LINE = 1 << 26
 
 
 def open_run(
@@ -94,7 +97,7 @@ def _interrupted_runs(verb: str, config: Config) -> list[Path]:
         # A log that cannot be read as one of ours, or is removed meanwhile, is passed over.
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             with open(out / EVENTS, "rb") as file:
-                logged = parse_json(file.readline(MOST_FIRST_LINE))["config"]
+                logged = parse_json(file.readline(_MOST_FIRST_LINE))["config"]
                 changed_at = os.fstat(file.fileno()).st_mtime
             fingerprint = {
                 **config_fingerprint(logged),

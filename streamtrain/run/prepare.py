@@ -33,20 +33,11 @@ from streamtrain.stream.open_source import (
     with_standard,
 )
 from streamtrain.stream.source import Source
-from streamtrain.stream.survey import (
-    Survey,
-    baselines,
-    standardized,
-    take_survey,
-)
+from streamtrain.stream.survey import Survey, baselines, standardized, take_survey
 from streamtrain.stream.survey_checks import far_value, refuse_constant
 from streamtrain.training.batch_schedule import Stage
 from streamtrain.training.engine import PART_ROWS, AccumulatingEngine
-from streamtrain.training.engine_choice import (
-    ENGINES,
-    choose_engine,
-    make_model,
-)
+from streamtrain.training.engine_choice import ENGINES, choose_engine, make_model
 from streamtrain.training.fingerprint import array_hash, config_fingerprint
 from streamtrain.training.fused_engine import gradient_slots
 from streamtrain.training.learner import Learner
@@ -123,7 +114,7 @@ class Prepared(RunFacts):
             "file stamps": source.dataset.stamps,
             "columns": list(source.dataset.columns),
             "spans": source.spans.fingerprint,
-            "window_rows": self.source.window_rows,
+            "window_rows": source.window_rows,
             "transform": None if source.transform is None else source.transform.record(),
             "imputed values": array_hash(source.fill),
             "standardisation": array_hash(np.stack([self.standard.mean, self.standard.scale])),
@@ -138,11 +129,8 @@ class Prepared(RunFacts):
         `parts`: the engine takes one of this many equal parts of each minibatch, and its schedule
         counts its own rows only.
         """
-        seed, train, rows = (
-            self.config.order.seed,
-            self.config.train.at(batch_size),
-            self.expected_rows,
-        )
+        seed, rows = self.config.order.seed, self.expected_rows
+        train = self.config.train.at(batch_size)
         return ENGINES[self.engine](
             self.model.for_trial(seed, trial),
             initial_parameters(self.model, seed, trial),

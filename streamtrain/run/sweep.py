@@ -37,10 +37,7 @@ from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.passes_ahead import PassAhead, PassesAhead, make_learners, with_shared_seconds
 from streamtrain.run.prepare import Prepared
 from streamtrain.run.run_records import RunLifetime
-from streamtrain.run.sweep_plan import (
-    plan_sweep,
-    sweep_rules,
-)
+from streamtrain.run.sweep_plan import plan_sweep, sweep_rules
 from streamtrain.run.timing import REPEATS, measure_throughput
 from streamtrain.run.warm_up import take_few_steps
 from streamtrain.science.ladder import (
@@ -185,6 +182,8 @@ class SweepRun:
         self._emit = emit
         self._checkpointer = checkpointer
         self._runner = runner
+        # Whether the sweep has a budget, so that a ladder of growing rows decides its passes.
+        self._climbs = header.ladder is not None
         self._ahead = PassesAhead()
         self._at_once = 1
         self._has_warned = False
@@ -221,17 +220,16 @@ class SweepRun:
     def _run_remaining_passes(self) -> list[Learner]:
         """Run the remaining passes, and return the learners of the last one; none if none does."""
         learners: list[Learner] = []
-        climbs = self.run.header.ladder is not None
-        if climbs:
+        if self._climbs:
             next_tuning, choose, next_fresh = next_rung, choose_contest, next_trial
         else:
             next_tuning, choose, next_fresh = next_tuning_pass, choose_winners, next_fresh_pass
         while plan := next_tuning(self.run):
-            if climbs and not self._interrupted:
+            if self._climbs and not self._interrupted:
                 self._time_first_steps(plan)
             learners = self._run_pass(plan)
         if "tuned" in self.run.rules and not self.run.winners:
-            if climbs:
+            if self._climbs:
                 self._time_until_sure()
             self.emit(choose(self.run))
         while True:
@@ -239,7 +237,7 @@ class SweepRun:
                 learners = self._run_pass(plan)
             # a pass ahead that the records do not ask for would disturb the timing
             self._ahead.stop()
-            if not climbs or not timing_would_tell(self.run, last_selection(self.run)):
+            if not self._climbs or not timing_would_tell(self.run, last_selection(self.run)):
                 return learners
             self._time_once_more()
 
@@ -264,8 +262,8 @@ class SweepRun:
 
     def _time_once_more(self) -> None:
         """Add a block of repeats to those that there are."""
-        repeats = 1 + max(max(repeats) for repeats in self.run.step_seconds.values())
-        self.time_steps(REPEATS, repeats)
+        first_repeat = 1 + max(max(repeats) for repeats in self.run.step_seconds.values())
+        self.time_steps(REPEATS, first_repeat)
 
     def _time_first_steps(self, plan: PassPlan) -> None:
         """Time the steps of new sizes roughly, before the first rung that has them."""
@@ -286,8 +284,7 @@ class SweepRun:
             for record in self._interrupted:
                 self.run.add(record)
             self._interrupted = []
-        climbs = self.run.header.ladder is not None
-        passes_left = 1 if climbs else self._passes_left(plan)
+        passes_left = 1 if self._climbs else self._passes_left(plan)
         max_seconds = self._max_seconds(passes_left)
         if announce:
             self.emit(
@@ -298,7 +295,7 @@ class SweepRun:
                     replicas=sum(map(len, plan.lrs.values())),
                     passes_left=passes_left,
                     rows=plan.rows,
-                    seconds_left=projected_seconds(self.run) if climbs else None,
+                    seconds_left=projected_seconds(self.run) if self._climbs else None,
                 )
             )
         if ahead := self._ahead.take(plan):
@@ -323,7 +320,7 @@ class SweepRun:
         self._at_once = 1
         if self._runner is not run_pass or self._ahead.failed:
             return prepared
-        find = passes_after if self.run.header.ladder is None else trials_after
+        find = trials_after if self._climbs else passes_after
         following = find(self.run, plan)
         shared = share_gpu(prepared, plan, 1 + len(following))
         if shared is None:

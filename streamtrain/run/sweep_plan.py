@@ -15,7 +15,7 @@ from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.science.ladder import MOST_SIZES
 from streamtrain.science.run_log import Run
 from streamtrain.science.spending import rung_rows
-from streamtrain.science.tuning import EXTENDED_BY
+from streamtrain.science.tuning import EXTENDED_BY, rounded_rate
 from streamtrain.types import Json
 
 #: The trials of a fixed plan, where none are given.
@@ -71,7 +71,7 @@ def learning_rates(config: Config) -> tuple[float, ...]:
         return tuple(sorted(set(grid)))
     center = config.train.rate
     exponents = [(k - (grid - 1) / 2) / 2 for k in range(grid)]
-    return tuple(float(f"{center * 10**exponent:.3g}") for exponent in exponents)
+    return tuple(rounded_rate(center * 10**exponent) for exponent in exponents)
 
 
 def _most_rates(config: Config) -> int:

@@ -76,13 +76,18 @@ def train(
         keeps_best=True,
         stages=later_stages(chosen),
     )
-    max_time = config.train.max_time
-    pass_record = runner(prepared, [learner], 0, emit, max_seconds=max_time, saving=checkpointer)
+    pass_record = runner(
+        prepared, [learner], 0, emit, max_seconds=config.train.max_time, saving=checkpointer
+    )
     # The speed of workers is in the records of their rounds; this machine's would not describe it.
     if pass_record.sync is None:
-        used = _used_sizes(chosen, learner.rows)
-        seconds = pass_record.seconds
-        measure_throughput(prepared, used, emit, pass_seconds=seconds, of_one_training=True)
+        measure_throughput(
+            prepared,
+            _used_sizes(chosen, learner.rows),
+            emit,
+            pass_seconds=pass_record.seconds,
+            of_one_training=True,
+        )
     lifetime.end(
         rows_read=pass_record.rows_read, passes=1, saved=0, peak_bytes=lifetime.peak_bytes()
     )

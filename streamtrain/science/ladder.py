@@ -35,7 +35,7 @@ from streamtrain.science.spending import (
     ladder_of_run,
     rung_rows,
 )
-from streamtrain.science.tuning import PassPlan, edges_of
+from streamtrain.science.tuning import PassPlan, edges_of, rounded_rate
 
 #: Rows of the first rung, or a minibatch of the largest size if that is more. Rungs grow by the
 #: first factor that the budget allows.
@@ -200,12 +200,6 @@ def contest_target(run: Run) -> float | None:
     return target if target < constant else None
 
 
-def best_size_of(run: Run, trial: int) -> int | None:
-    """Return the size that took the fewest seconds to the target of a rung; None if none did."""
-    reached = _values_of_rung(run, trial)
-    return min(reached, key=reached.__getitem__, default=None)
-
-
 def _passes_of(run: Run, kind: str) -> list[PassEnded]:
     return [record for record in run.passes if record.kind == kind]
 
@@ -305,16 +299,17 @@ def _tried_rates(run: Run, trial: int) -> dict[int, list[float]]:
 
 def _beyond_edges(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
     """Rates beyond the edge where the best one is, for the sizes near the fastest one."""
-    best, fastest = _best_rates(run, trial), best_size_of(run, trial)
+    best, values = _best_rates(run, trial), _values_of_rung(run, trial)
     tried = _tried_rates(run, trial)
-    if fastest is None:
+    if not values:
         return {}
+    fastest = min(values, key=values.__getitem__)
     lrs: dict[int, tuple[float, ...]] = {}
     for size, lr in best.items():
         near = max(size, fastest) <= SIZE_RATIO * min(size, fastest)
         if near and lr in edges_of(tried[size]):
             factor = 2.0 if lr == tried[size][-1] else 0.5
-            lrs[size] = tuple(sorted(float(f"{lr * factor**k:.3g}") for k in (1, 2)))
+            lrs[size] = tuple(sorted(rounded_rate(lr * factor**k) for k in (1, 2)))
     return lrs
 
 
@@ -346,7 +341,7 @@ def _size_beyond(run: Run, trial: int) -> dict[int, tuple[float, ...]]:
 
 
 def _around(lr: float, ratio: float) -> tuple[float, ...]:
-    return tuple(float(f"{lr * ratio**k:.3g}") for k in (-1, 0, 1))
+    return tuple(rounded_rate(lr * ratio**k) for k in (-1, 0, 1))
 
 
 def _trial_rows(run: Run, target: float) -> int:

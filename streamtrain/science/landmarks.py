@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from streamtrain.base.units import format_percent
 from streamtrain.science.cells import Cell, shared_trials, throughput
 from streamtrain.science.intervals import Estimate, paired_ratio, value_of
 from streamtrain.science.judge import Judgement, is_correlated
@@ -100,7 +101,8 @@ class Landmarks:
         laws: The laws of steps and of time.
         fewest_rows: The size that needs the fewest rows.
         fewest_rows_tied: Sizes that are not shown to need more rows than `fewest_rows`.
-        fewest_steps: The smallest size tried within 10 % of S_min.
+        fewest_steps: The smallest size tried within 10 % of S_min; where S_min is not determined,
+            of the fewest steps.
         ten_percent_steps: The size at which the law gives 10 % more steps than S_min.
         overhead_20: The largest size that wastes at most 20 % of its rows.
         goodput: Rows per second times statistical efficiency, by size.
@@ -150,13 +152,13 @@ def landmarks(run: Run, judgement: Judgement) -> Landmarks:
     )
     steps = _steps_law([cell for cell in reached if not cell.is_guessed])
     laws = Laws(steps=steps, throughput=_throughput_law(run, judgement, steps))
-    critical = value_of(steps.critical_batch_size)
+    steps_min, critical = steps.known or (None, None)
     fewest = min(reached, key=lambda cell: _median(cell.rows_to_target.values()), default=None)
     return Landmarks(
         laws=laws,
         fewest_rows=None if fewest is None else fewest.batch_size,
         fewest_rows_tied=() if fewest is None else _tied_sizes(reached, fewest),
-        fewest_steps=_fewest_steps(reached, value_of(steps.steps_min)),
+        fewest_steps=_fewest_steps(reached, steps_min),
         ten_percent_steps=critical / (FEW_STEPS - 1) if critical else None,
         overhead_20=efficient_batch_size(critical) if critical else None,
         goodput=_goodput(run, judgement, critical) if critical else {},
@@ -215,12 +217,11 @@ def _throughput_law(run: Run, judgement: Judgement, steps: StepsLaw) -> Throughp
         [[_step_seconds(run, size, repeat) for size in sizes] for repeat in repeats]
     )
     delivered = [run.delivery_seconds.get(repeat, (0, 0.0)) for repeat in repeats]
-    steps_min, critical = value_of(steps.steps_min), value_of(steps.critical_batch_size)
     return throughput_law(
         sizes,
         seconds_RM,
         [rows / seconds for rows, seconds in delivered if seconds > 0],
-        steps=(steps_min, critical) if steps_min and critical else None,
+        steps=steps.known,
         trial_fits=steps.trial_fits,
         joint=_joint_timings(run),
     )
@@ -303,7 +304,8 @@ def _premise(run: Run, judgement: Judgement, laws: Laws) -> str | None:
     misfit = laws.steps.misfit
     if misfit is not None and misfit > MOST_MISFIT:
         return (
-            f"steps do not follow S_min(1 + B_crit/B) (lack of fit): they deviate by {misfit:.0%}"
+            "steps do not follow S_min(1 + B_crit/B) (lack of fit): they deviate by"
+            f" {format_percent(misfit)}"
         )
     fewest, most = min(run.batch_sizes), max(run.batch_sizes)
     if not fewest <= best <= most:

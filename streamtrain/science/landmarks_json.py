@@ -27,7 +27,7 @@ class LawsJson(TypedDict):
         kink: The crossover: the size from which delivery is slower than the step.
         free_batch_size: sqrt(B_crit alpha/beta): the optimum if delivery were free.
         best_batch_size: The size with the fewest seconds to the target by these laws.
-        best_seconds: Those seconds.
+        best_seconds: Those seconds; None, as the two above, where B_crit is not determined.
         steps_min: The steps to the target of an infinitely large minibatch.
         critical_batch_size: B_crit: where rows and steps are both twice their least.
         misfit: Root mean square residual of log steps; 0.1 is 10 % off.
@@ -98,10 +98,12 @@ class LandmarksJson(TypedDict):
         laws: The laws that they follow from.
         fewest_rows: The size that reached the target in the fewest rows.
         fewest_rows_tied: Sizes that are not shown to need more rows.
-        fewest_steps: The smallest size tried within 10 % of S_min; None where none is.
-        steps_10: 10 B_crit: the size within 10 % of S_min by the law.
-        overhead_20: 0.2 B_crit: the size that wastes 20 % of its rows.
-        goodput: Rows per second times 1/(1 + B/B_crit), by size.
+        fewest_steps: The smallest size tried within 10 % of S_min, or of the fewest steps where
+            S_min is not determined; None where none is.
+        steps_10: 10 B_crit: the size within 10 % of S_min by the law; None where B_crit is not
+            determined: without a fit, or where its interval spans more than a factor of 100.
+        overhead_20: 0.2 B_crit: the size that wastes 20 % of its rows; None as steps_10 is.
+        goodput: Rows per second times 1/(1 + B/B_crit), by size; empty where steps_10 is None.
         growth: B_crit along the run; None where it cannot be told.
         stability: The largest stable learning rates; None for optimizers other than plain SGD.
         premise: Why the recommended size lies more than 4 times from free_batch_size; None where

@@ -22,6 +22,9 @@ TIMING_SECONDS = 0.9
 #: Timings are named as the cause of a doubt where their deviation is this part of the bound.
 TIMING_DOUBT = 0.3
 
+#: Seconds that timing takes for each second in a timed region: it warms up, and rests in between.
+_WITH_RESTS = 1.4
+
 #: The part of a budget after which no more timing is started.
 TIMING_SHARE = 0.1
 
@@ -95,10 +98,9 @@ def is_timed(run: Run) -> bool:
     is then a small part of the margin, whatever the trials say.
     """
     ladder = ladder_of_run(run)
-    deviation = math.sqrt(2 * timing_variance(run, run.batch_sizes))
     wish = math.log1p(run.header.within or DEFAULT_WITHIN)
     limit = TIMING_SHARE * (ladder.budget_seconds or math.inf)
-    return deviation <= wish / 10 or _timed_seconds(run) > limit
+    return _timing_deviation(run) <= wish / 10 or _timed_seconds(run) > limit
 
 
 def timing_would_tell(run: Run, selection: Selection | None) -> bool:
@@ -117,11 +119,10 @@ def timing_would_tell(run: Run, selection: Selection | None) -> bool:
         or selection.regret.hi is None
     ):
         return False
-    deviation = math.sqrt(2 * timing_variance(run, run.batch_sizes))
+    if _timing_deviation(run) <= TIMING_DOUBT * math.log1p(selection.regret.hi):
+        return False
     block = TIMING_SECONDS * len(run.batch_sizes)
-    return deviation > TIMING_DOUBT * math.log1p(selection.regret.hi) and _seconds_used(
-        run
-    ) + block <= passes_seconds(ladder)
+    return _seconds_used(run) + block <= passes_seconds(ladder)
 
 
 def cost_per_row(run: Run, size: int) -> float:
@@ -135,6 +136,11 @@ def cost_per_row(run: Run, size: int) -> float:
     return math.exp(mean_log_cost(run, nearest)) * max(1.0, nearest / size)
 
 
+def _timing_deviation(run: Run) -> float:
+    """The standard deviation that timings add to the difference of two sizes' log seconds."""
+    return math.sqrt(2 * timing_variance(run, run.batch_sizes))
+
+
 def _cost(run: Run, replicas: Mapping[int, int]) -> float:
     """The seconds per row that the replicas of all sizes need together, one after another."""
     return sum(count * cost_per_row(run, size) for size, count in replicas.items())
@@ -145,6 +151,6 @@ def _seconds_used(run: Run) -> float:
 
 
 def _timed_seconds(run: Run) -> float:
-    """The seconds of timing so far, with the warm-up and the rests between the regions."""
+    """The seconds of timing so far."""
     regions = [*run.step_seconds.values(), run.delivery_seconds]
-    return 1.4 * sum(seconds for repeats in regions for _, seconds in repeats.values())
+    return _WITH_RESTS * sum(seconds for repeats in regions for _, seconds in repeats.values())

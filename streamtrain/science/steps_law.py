@@ -29,6 +29,9 @@ STRETCHES, START = 4, 0.8
 #: A growing minibatch is considered worthwhile if the local B_crit grows by more than this factor.
 MUCH_GROWTH = 4.0
 
+#: B_crit is known if the upper end of its interval is at most this many times the lower.
+WIDEST_CRITICAL = 100.0
+
 #: A size whose curve crosses both ends of a stretch at the same step counts as taking this many.
 _FEWEST_STEPS = 1e-3
 
@@ -56,6 +59,17 @@ class StepsLaw:
     critical_batch_size: Estimate | None = None
     misfit: float | None = None
     trial_fits: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def known(self) -> tuple[float, float] | None:
+        """S_min and B_crit; None where B_crit's interval is too wide, or there is no fit."""
+        steps, critical = self.steps_min, self.critical_batch_size
+        if steps is None or critical is None or not (steps.value and critical.value):
+            return None
+        # one trial has no interval
+        if critical.lo and critical.hi and critical.hi > WIDEST_CRITICAL * critical.lo:
+            return None
+        return steps.value, critical.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,8 +198,8 @@ def _learning_rates_beyond(run: Run, size: int, target: float | None) -> tuple[f
 
 
 def _continued(edge: float, ratio: float) -> tuple[float, ...]:
-    """`EXTENDED_BY` terms of the geometric series after `edge`, to three digits, ascending."""
-    return tuple(sorted(float(f"{edge * ratio**k:.3g}") for k in range(1, EXTENDED_BY + 1)))
+    """`EXTENDED_BY` terms of the geometric series after `edge`, ascending."""
+    return tuple(sorted(rounded_rate(edge * ratio**k) for k in range(1, EXTENDED_BY + 1)))
 
 
 def _target(run: Run, trials: Sequence[int]) -> float | None:
@@ -211,6 +211,15 @@ def _target(run: Run, trials: Sequence[int]) -> float | None:
         return float(given[0]) if run.has_holdout else None
     grids = {size: run.learning_rates(size) for size in run.batch_sizes}
     return find_target(run, grids, trials)
+
+
+def rounded_rate(lr: float) -> float:
+    """Return a learning rate rounded to three digits, as grids have them.
+
+    >>> rounded_rate(0.01 * 10**0.5)
+    0.0316
+    """
+    return float(f"{lr:.3g}")
 
 
 def edges_of(grid: Sequence[float]) -> set[float]:

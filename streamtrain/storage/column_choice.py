@@ -7,7 +7,7 @@ from streamtrain.base.caller import warn_caller
 from streamtrain.base.words import did_you_mean
 from streamtrain.errors import ConfigError, DataError, shown
 from streamtrain.storage.datetime_values import is_part, stores_datetime
-from streamtrain.storage.decode import NO_DATETIME, ONLY_NUMBERS
+from streamtrain.storage.decode import NO_DATETIME, ONLY_NUMBERS, WRITE_NUMBERS
 from streamtrain.storage.notices import FROM_GRID, is_grid, partition_cure
 from streamtrain.types import Column, Shard
 
@@ -93,7 +93,7 @@ def left_out_message(columns: Sequence[Column]) -> str:
     if all(column.refusal == NO_DATETIME for column in columns):
         remedy = "Give --datetime epoch or --datetime parts to use them"
     else:
-        remedy = "To use a column, write its values as numbers, such as 0 and 1 for no and yes"
+        remedy = f"To use a column, {WRITE_NUMBERS}"
         if any(column.refusal == NO_DATETIME for column in columns):
             remedy += "; --datetime epoch or parts makes numbers of dates and times"
     return f"left out, since they are not numbers: {names}. {remedy}."

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamtrain.errors import StreamTrainError
-from streamtrain.storage.decode import decode_arrow
+from streamtrain.storage.decode import ONLY_NUMBERS, WRITE_NUMBERS, decode_arrow
 from streamtrain.storage.inspection import LeftOut
 from streamtrain.storage.parquet.parquet_reader import stream_parquet
 from streamtrain.storage.readers import Readers
@@ -76,7 +76,9 @@ def left_out(columns: Sequence[Column], facts: TextFacts) -> list[LeftOut]:
 
 
 def _reason(column: Column) -> str:
-    """Return why a column that is not in use was not chosen."""
+    """Return why a column that is not in use was not chosen, and what makes a text usable."""
+    if column.refusal == ONLY_NUMBERS:
+        return f"{ONLY_NUMBERS}: {WRITE_NUMBERS}"
     if column.decoded_type is None or column.refusal:
         return column.refusal
     return "index of a pandas table" if column.place == "index" else "not named by --features"

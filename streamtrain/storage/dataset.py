@@ -212,56 +212,56 @@ def describe_shard(url: str, storage: Storage = LOCAL) -> Shard:
 
 
 def bind_columns(
-    listing: FoundShards,
+    found: FoundShards,
     *,
     features: Sequence[str] | None,
     target: str | None,
     on_bad_shard: OnBadShard = "error",
 ) -> Dataset:
     """Choose columns by name. Raises as `open_shards` does."""
-    if listing.needs_target and target is None:
-        raise DataError(listing.needs_target)
-    present = listing.table or listing.shards[0].columns
-    present = eligible(present, features, target, listing.url)
-    is_imported = bool(listing.table)
-    names = candidates(present, features, target, listing.url, is_imported=is_imported)
-    columns = choose_columns(names, features, target, listing.url, present=present)
-    if listing.table:
+    if found.needs_target and target is None:
+        raise DataError(found.needs_target)
+    present = found.table or found.shards[0].columns
+    present = eligible(present, features, target, found.url)
+    is_imported = bool(found.table)
+    names = candidates(present, features, target, found.url, is_imported=is_imported)
+    columns = choose_columns(names, features, target, found.url, present=present)
+    if found.table:
         _raise_all(
             [
-                f"{listing.url}: {problem}"
-                for problem in column_problems(listing.table, columns, listing.url)
+                f"{found.url}: {problem}"
+                for problem in column_problems(found.table, columns, found.url)
             ]
         )
-    problems, bad_urls = _bind_all(listing.shards, columns)
-    if on_bad_shard == "error" or len(bad_urls) == len(listing.shards):
+    problems, bad_urls = _bind_all(found.shards, columns)
+    if on_bad_shard == "error" or len(bad_urls) == len(found.shards):
         _raise_all(problems)
     chosen = set(columns)
     types = {
         column.decoded_type
-        for shard in listing.shards
+        for shard in found.shards
         if shard.url not in bad_urls
         for column in shard.columns
         if column.name in chosen
     }
-    ends = np.cumsum([shard.num_rows for shard in listing.shards], dtype=np.int64)
+    ends = np.cumsum([shard.num_rows for shard in found.shards], dtype=np.int64)
     return Dataset(
-        url=listing.url,
-        shards=listing.shards,
+        url=found.url,
+        shards=found.shards,
         columns=columns,
         decoded_type="float32" if types == {"float32"} else "float64",
         first_ids=np.concatenate([[0], ends[:-1]]).astype(np.int64),
         num_rows=int(ends[-1]),
-        integrity=listing.integrity,
+        integrity=found.integrity,
         fingerprint=data_fingerprint(
-            listing.shards, imported_digest=listing.digest if listing.folder else ""
+            found.shards, imported_digest=found.digest if found.folder else ""
         ),
-        truth=truth_of_columns(listing.truth, listing.shards[0].columns, columns),
-        left_out=listing.left_out,
-        folder=listing.folder,
-        digest=listing.digest,
-        notices=listing.notices,
-        stamps=None if listing.digest else file_stamps(listing.shards),
+        truth=truth_of_columns(found.truth, found.shards[0].columns, columns),
+        left_out=found.left_out,
+        folder=found.folder,
+        digest=found.digest,
+        notices=found.notices,
+        stamps=None if found.digest else file_stamps(found.shards),
     )
 
 

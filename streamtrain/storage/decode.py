@@ -21,6 +21,8 @@ MAX_EXACT_INTEGER = 2**53
 
 #: Why a column of another type is refused.
 ONLY_NUMBERS = "only numbers can be decoded"
+#: How a column of texts becomes one that can be decoded.
+WRITE_NUMBERS = "write its values as numbers, such as 0 and 1 for no and yes"
 #: How the reason ends for a column of numbers that has a text.
 NOT_A_NUMBER = "is not a number"
 #: What to do with an integer of a text file that float64 would round.

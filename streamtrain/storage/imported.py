@@ -104,7 +104,7 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
         if note is not None and note.left_out and on_bad_shard == "error":
             note = None  # reading says what is bad
         found = _open(folder, storage) if note else None
-        imported = note is None or found is None
+        is_new = found is None
         if note is None or found is None:
             started = time.perf_counter()
             size = os.path.getsize(path) if os.path.isfile(path) else 0
@@ -125,7 +125,7 @@ def import_table(path: str, storage: Storage, on_bad_shard: OnBadShard = "error"
         warn_caller(text)
     with suppress(OSError):
         os.utime(folder / _NOTE_NAME)
-    if imported:  # else the cache is no larger, and a look at a thousand tables takes 0.1 s
+    if is_new:  # else the cache is no larger, and a look at a thousand tables takes 0.1 s
         _remove_oldest(folder)
     return replace(
         found,

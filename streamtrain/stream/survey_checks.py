@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamtrain.base.units import format_percent
 from streamtrain.errors import DataError
 from streamtrain.storage.column_choice import constants_text
 from streamtrain.stream.survey import CONSTANT_FRACTION, Survey
@@ -60,7 +61,7 @@ def far_value(survey: Survey, columns: Sequence[str]) -> str:
     deviations = (share * survey.count) ** 0.5
     return (
         f"{columns[column]} is {ends[end, column]:.9g} in a training row, {deviations:,.0f}"
-        f" standard deviations from its mean: that value makes {share:.0%} of the column's"
-        " variance, and can decide which minibatch size is best. If it is wrong, remove it,"
-        " declare it null (--na-values, for text), or limit the column (--transform)."
+        f" standard deviations from its mean: that value makes {format_percent(share)} of the"
+        " column's variance, and can decide which minibatch size is best. If it is wrong, remove"
+        " it, declare it null (--na-values, for text), or limit the column (--transform)."
     )

@@ -196,8 +196,8 @@ def test_torch_threads_are_put_back():
     [
         pytest.param(
             [30, 60, 70],
-            "At 4,096 rows the fused step runs at 70% of sgemm: arithmetic is the limit; at 32"
-            " rows, 30%",
+            "At 4,096 rows the fused step runs at 70 % of sgemm: arithmetic is the limit; at 32"
+            " rows, 30 %",
             id="update",
         ),
         pytest.param([69, 70, 68], "arithmetic is the limit at every size", id="arithmetic"),

@@ -92,7 +92,7 @@ def test_the_bound_is_what_the_cores_leave(step, delivery, threads, idle_cores):
 @pytest.mark.parametrize(
     ("ratio", "bound", "says"),
     [
-        pytest.param(0.97, 1.0, "the loader costs 3.0% at most", id="step"),
+        pytest.param(0.97, 1.0, "the loader costs 3.0 % at most", id="step"),
         pytest.param(0.78, 0.8, "The cores are the limit", id="cores"),
         pytest.param(0.5, 0.8, "Delivery is the limit", id="delivery"),
     ],

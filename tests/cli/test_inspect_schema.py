@@ -80,5 +80,6 @@ def test_every_column_that_is_left_out_has_a_reason(command, tmp_path):
     said = json.loads(command("inspect", "t.parquet", "--features", "x", "--json").out)
     assert {column["name"]: column["reason"] for column in said["left_out"]} == {
         "w": "not named by --features",
-        "name": "only numbers can be decoded",
+        "name": "only numbers can be decoded: write its values as numbers, such as 0 and 1 for no"
+        " and yes",
     }

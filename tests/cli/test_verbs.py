@@ -89,7 +89,9 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
         ["column", "use", "type", "nulls", "min", "max", "first rows"],
         ["a", "feature", "double", "1", "1", "3", "1, null, 3"],
         ["y", "target", "double", "0", "1", "2", "1, 2, 2"],
-        ["town", "left out", "string", "0", "Bonn", "Ulm", "only numbers can be decoded"],
+        ["town", "left out", "string", "0", "Bonn", "Ulm",
+         "only numbers can be decoded: write its values as numbers, such as 0 and 1 for no"
+         " and yes"],
         ["day", "left out", "timestamp[ms]", "0", "1970-01-01 00:00:00", "1970-01-02 00:00:00",
          "it is a feature with --datetime epoch or --datetime parts"],
     ]  # fmt: skip

@@ -26,7 +26,7 @@ def test_the_row_is_named_with_its_file_column_and_value():
     text = outlier_text(make_run(Outlier(**RAIN, file="/data/metro.csv", row=24_872)))
     assert text == (
         "Row 24,872 of metro.csv has rain_1h = 9831.3, 9,737 standard deviations from the other"
-        " held-out rows, and makes 95% of the best linear model's squared error."
+        " held-out rows, and makes 95 % of the best linear model's squared error."
     )
 
 
@@ -95,6 +95,6 @@ def test_a_recommendation_in_spite_of_the_row_comes_with_a_warning(file, flags, 
     assert warning["flag"] == flags
     assert warning["text"] == (
         f"Row 24,872 of {file} has rain_1h = 9831.3, 9,737 standard deviations from the other"
-        " held-out rows, and makes 95% of the best linear model's squared error. Losses measure"
+        " held-out rows, and makes 95 % of the best linear model's squared error. Losses measure"
         f" this row more than the model. If it is wrong, {way_out}."
     )

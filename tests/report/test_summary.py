@@ -500,7 +500,7 @@ def test_a_summary_of_version_1_can_still_be_read():
         pytest.param(
             {},
             r"After 4,000,000 rows at minibatch size 1,024 the held-out RMSE is \d\d\.\d+"
-            r" \(loss 0\.01\d+\): 98\.\d\d% of the variance explained in the held-out rows\.",
+            r" \(loss 0\.01\d+\): 98\.\d\d % of the variance explained in the held-out rows\.",
             id="finished",
         ),
         pytest.param(

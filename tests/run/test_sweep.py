@@ -1,6 +1,7 @@
 """Whole runs in Python on real files, and the results that must be equal between runs."""
 
 import json
+import time
 from collections import Counter
 
 import numpy as np
@@ -16,7 +17,7 @@ from streamtrain.cli.main import run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
 from streamtrain.records import Evaluation, StepsTimed
-from streamtrain.report.dry_run import _Cost, plan_run
+from streamtrain.report.dry_run import _Cost, _cost, plan_run
 from streamtrain.run.prepare import prepare
 from streamtrain.run.timing import timing_seconds
 from streamtrain.run.train import fitted_model, train
@@ -445,6 +446,12 @@ def test_a_dry_run_counts_evaluations_and_what_shares_the_cores(data, monkeypatc
     assert plan["reading_seconds"] == pytest.approx(2500e-6)
     passes = plan["training_seconds"] + plan["reading_seconds"]
     assert plan["seconds"] == pytest.approx(passes + timing_seconds(passes, 5, 1))
+
+
+def test_a_call_that_is_held_up_does_not_decide_the_cost_of_a_row(monkeypatch):
+    monkeypatch.setattr("streamtrain.report.dry_run._TRY_SECONDS", 0.01)
+    pauses = iter([0.0, 0.2])  # of the call that warms up, and of the first that counts
+    assert _cost(lambda: time.sleep(next(pauses, 0.001)), 100).seconds < 0.1 / 100
 
 
 def test_a_dry_run_tries_its_steps_with_blas_on_one_thread_as_the_run_does(data, monkeypatch):

@@ -16,6 +16,7 @@ from streamtrain.records import (
     StepsTimed,
 )
 from streamtrain.report.summary import analyze
+from streamtrain.report.text.facts import landmark_facts
 from streamtrain.report.text.recommendation import why_not
 from streamtrain.report.text.sentence import sentence
 from streamtrain.science.judge import judge
@@ -83,6 +84,29 @@ def test_the_laws_come_back():
     assert found.overhead_20 == pytest.approx(0.2 * CRITICAL, rel=0.1)
     assert judge(run).choice.batch_size == 1024
     assert found.premise is None
+
+
+def test_a_critical_size_that_the_trials_do_not_determine_gives_no_sizes():
+    """The same median steps, but trials that disagree about B_crit by a factor of 10,000."""
+    run = run_of_laws()
+    for (size, _), trials in run.curves.items():
+        for trial, curve in trials.items():
+            critical = CRITICAL * 100.0 ** (trial - 1)
+            needed = STEPS_MIN * (1 + critical / size)
+            curve.steps = [round(needed * k / 40) for k in range(60)]
+            curve.rows = [done * size for done in curve.steps]
+            curve.holdout_loss = [1 / (1 + done / needed) for done in curve.steps]
+    analysis = analyze(run)
+    found = analysis.landmarks
+    critical = found.laws.steps.critical_batch_size
+    assert critical.hi > 100 * critical.lo
+    assert found.ten_percent_steps is found.overhead_20 is found.premise is None
+    assert found.goodput == {}
+    assert found.laws.throughput.alpha_seconds.value == pytest.approx(ALPHA, rel=0.1)
+    assert found.laws.throughput.best_batch_size is found.laws.throughput.free_batch_size is None
+    said = dict(landmark_facts(analysis))
+    assert "these sizes do not determine B_crit" in said["steps follow"]
+    assert not {"20 % more rows than needed", "the laws' optimum, √(B_crit·α/β)"} & set(said)
 
 
 def test_steps_that_were_guessed_are_no_part_of_the_law():

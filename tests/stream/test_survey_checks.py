@@ -31,7 +31,7 @@ def test_a_training_value_that_makes_the_variance_is_told(write_data, wrong, whe
         return
     share = (wrong - rows[:, 1].mean()) ** 2 / (3_000 * rows[:, 1].var())
     assert text.startswith(f"{source.dataset.columns[1]} is {wrong:g} in a training row, ")
-    assert f"makes {share:.0%} of the column's variance" in text
+    assert f"makes {100 * share:.0f} % of the column's variance" in text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from streamtrain.base.units import format_bytes, two_digits
+from streamtrain.base.units import format_bytes, format_percent, two_digits
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
@@ -24,6 +24,7 @@ from streamtrain.science.crossing import round_up
 from streamtrain.science.judge import is_correlated
 from streamtrain.science.run_log import Run
 from streamtrain.science.span_variation import is_unlike, unlike_text
+from streamtrain.science.tuning import rounded_rate
 
 #: A size is input-bound when it waits for rows for more than this fraction of the time, and for at
 #: least so many seconds of a training; choices of this project, as are `_FEW_STEPS` and
@@ -315,7 +316,7 @@ def _rates_beyond(
     """Return five rates, half a decade apart, that continue the grid beyond its edge."""
     edge = pick([cell.lr for cell in at_edge])
     first = -1 if pick is max else -3
-    return [rate_text(float(f"{edge * 10 ** (k / 2):.3g}")) for k in range(first, first + 5)]
+    return [rate_text(rounded_rate(edge * 10 ** (k / 2))) for k in range(first, first + 5)]
 
 
 def _of_confirmations(summary: Summary) -> Warnings:
@@ -351,9 +352,12 @@ def _of_speed(summary: Summary) -> Warnings:
     ]
     if bound:
         sizes = sizes_in_turn(summary.sizes_used) or sizes_text(bound)
-        text = f"{sizes}: input-bound, since steps wait for rows more than {INPUT_BOUND:.0%} of the"
-        flag = "--readers" if "://" in summary.data.url else None  # else the cores are the limit
-        yield f"{text} time; reading uses the same cores.", flag
+        text = (
+            f"{sizes}: input-bound, since steps wait for rows more than"
+            f" {format_percent(INPUT_BOUND)} of the time; reading uses the same cores."
+        )
+        # in a local run the cores are the limit
+        yield text, "--readers" if "://" in summary.data.url else None
 
 
 def _steps(cell: Cell) -> int:

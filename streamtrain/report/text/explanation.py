@@ -127,16 +127,28 @@ def _by_size(cells: Sequence[AnyCell]) -> Sequence[AnyCell]:
     return sorted(cells, key=lambda cell: cell.batch_size)
 
 
+def _num_steps(rows: int, epoch_rows: int, size: int) -> int:
+    """Return the steps of a training; the last one of an epoch takes the rows that are left.
+
+    >>> _num_steps(27_770_624, 3_967_232, 1_000_000)
+    28
+    """
+    epochs, rest = divmod(rows, epoch_rows)
+    return epochs * -(-epoch_rows // size) + rest // size
+
+
 def _too_few(summary: Summary) -> Iterator[str]:
     """Yield the sizes whose updates were too few to reach the judged target."""
     rows, cells = summary.train_rows, summary.cells_of("fixed")
     missed = sorted(cell.batch_size for cell in cells if cell.status == "not_reached")
     if missed and rows and summary.target_loss is not None:
         steps = ", ".join(
-            f"{format_count(rows // size).strip()} steps of {size_text(size)}" for size in missed
+            f"{format_count(_num_steps(rows, summary.epoch_rows or rows, size))} steps of"
+            f" {size_text(size)}"
+            for size in missed
         )
         yield (
-            f"{format_count(rows).strip()} rows are only {steps}: too few updates"
+            f"{format_count(rows)} rows are only {steps}: too few updates"
             f" to reach loss {target_word(summary.target_loss)}, however exact each is."
         )
 

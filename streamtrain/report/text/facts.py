@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from streamtrain.base.units import format_count, format_seconds
+from streamtrain.base.units import format_count, format_percent, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
 from streamtrain.report.number_format import (
     cell_size_text,
@@ -69,13 +69,12 @@ def bottleneck(summary: Summary) -> str:
     size = cell_size_text(cell.batch_size, summary.sizes_used)
     if waits is None:
         return ""
+    share = format_percent(waits)
     if waits > 0.5:
-        return f"reading: at {size} the step waits for rows {waits:.0%} of the time"
+        return f"reading: at {size} the step waits for rows {share} of the time"
     if waits > _HARDLY:
-        return (
-            f"both: at {size} the step takes most of the time, and waits for rows {waits:.0%} of it"
-        )
-    return f"the training step: at {size} it hardly waits for rows ({waits:.0%})"
+        return f"both: at {size} the step takes most of the time, and waits for rows {share} of it"
+    return f"the training step: at {size} it hardly waits for rows ({share})"
 
 
 def _overlap(overlap: Estimate | None) -> str:
@@ -113,7 +112,7 @@ def landmark_facts(analysis: Analysis) -> Facts:
         overhead = f"{_rows(marks.overhead_20)} (a fifth of B_crit)"
     facts = (
         ("fewest rows to the target", _fewest_rows(marks)),
-        ("fewest steps (within 10 % of S_min)", _fewest_steps(marks)),
+        ("fewest steps (within 10 %)", _fewest_steps(marks)),
         ("20 % more rows than needed", overhead),
         ("steps follow", _steps_law(marks.laws.steps)),
         ("the laws' optimum, √(B_crit·α/β)", _optimum(marks.laws)),
@@ -144,6 +143,11 @@ def _steps_law(law: StepsLaw) -> str:
     steps, critical = law.steps_min, law.critical_batch_size
     if steps is None or critical is None or critical.value is None:
         return ""
+    if law.known is None:
+        return (
+            "S_min (1 + B_crit/B), but these sizes do not determine B_crit, nor the sizes that"
+            f" follow from it: B_crit = {interval_text(critical, _rows)}"
+        )
     return (
         f"S_min (1 + B_crit/B): S_min = {interval_text(steps, _rows)},"
         f" B_crit = {interval_text(critical, _rows)}"
@@ -172,7 +176,7 @@ def _optimum(laws: Laws) -> str:
 def _goodput(marks: Landmarks) -> str:
     """Return the three sizes with the most goodput."""
     entries = sorted(marks.goodput.items(), key=lambda entry: -entry[1])[:3]
-    return ", ".join(f"{size_text(size)}: {format_count(rate).strip()}/s" for size, rate in entries)
+    return ", ".join(f"{size_text(size)}: {format_count(rate)}/s" for size, rate in entries)
 
 
 def _growth(local: LocalGrowth | None) -> str:
@@ -267,7 +271,7 @@ def _curvature_facts(curvature: Json) -> FactIterator:
         yield (
             "stability line at this rate",
             f"{curvature['stability_line']:.4g} (learning rate {rate_text(curvature['lr'])});"
-            f" training ended at {share:.0%} of it, {side}",
+            f" training ended at {format_percent(share)} of it, {side}",
         )
 
 

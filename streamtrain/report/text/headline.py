@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from streamtrain.base.units import format_seconds
+from streamtrain.base.units import format_percent, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
@@ -69,20 +69,20 @@ def explained(loss: float, constant: float) -> str:
     """Return a loss as the share of the target's variance that the model explains.
 
     >>> explained(0.0106, 1.0), explained(1.2, 1.0)
-    ('98.94% of the variance explained', 'no better than the mean')
+    ('98.94 % of the variance explained', 'no better than the mean')
     >>> explained(1e-6, 1.0)
-    'over 99.99% of the variance explained'
+    'over 99.99 % of the variance explained'
     """
     share = 1 - loss / constant if constant else 0.0
     if share <= 0:
         return "no better than the mean"
     if share > 0.9999:
-        return f"over 99.99%{_EXPLAINED}"
-    return f"{100 * share:.2f}%{_EXPLAINED}"
+        return f"over 99.99 %{_EXPLAINED}"
+    return f"{format_percent(share, 2)}{_EXPLAINED}"
 
 
 def _share(loss: float, constant: float) -> str:
-    return "0%" if loss >= constant else explained(loss, constant).removesuffix(_EXPLAINED)
+    return "0 %" if loss >= constant else explained(loss, constant).removesuffix(_EXPLAINED)
 
 
 def tiles(summary: Summary) -> list[tuple[str, str, str]]:

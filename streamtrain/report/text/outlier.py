@@ -2,6 +2,7 @@
 
 from pathlib import PurePosixPath
 
+from streamtrain.base.units import format_percent
 from streamtrain.records import Outlier
 from streamtrain.science.run_log import Run
 from streamtrain.storage.locate import LIST_SUFFIX
@@ -18,7 +19,8 @@ def outlier_text(run: Run) -> str:
         distance = f"{outlier.deviations:,.0f} standard deviations"
     return (
         f"{_row(outlier)} has {outlier.column} = {_value(outlier)}, {distance} from the other"
-        f" held-out rows, and makes {outlier.share:.0%} of the best linear model's squared error."
+        f" held-out rows, and makes {format_percent(outlier.share)} of the best linear model's"
+        " squared error."
     )
 
 

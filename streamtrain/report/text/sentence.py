@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from streamtrain.base.units import two_digits
+from streamtrain.base.units import format_percent, two_digits
 from streamtrain.base.words import plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import (
@@ -191,8 +191,8 @@ def _loss_sentence(summary: Summary, chosen: CellFigures) -> str:
         sizes = _equal_sizes(summary.cells, recommended.equivalent)
         equal = f" {sizes} do equally well: it does not matter which."
     return (
-        f"{use}: {budget} its loss{error} is at most {100 * bound:.1f} % above that of the best"
-        f" size tried (95 % sure).{equal}"
+        f"{use}: {budget} its loss{error} is at most {format_percent(bound, 1)} above that of the"
+        f" best size tried (95 % sure).{equal}"
     )
 
 
