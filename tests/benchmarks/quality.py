@@ -361,8 +361,8 @@ def draw(curves: dict[str, list], path: Path) -> None:
         for number, run in enumerate(runs)
         for seconds, excess in run
     ]
-    last = [
-        max((row for row in rows if row["side"] == side), key=lambda row: row["seconds"])
+    highest = [
+        max((row for row in rows if row["side"] == side), key=lambda row: row["excess"])
         for side in {row["side"] for row in rows}
     ]
     x = alt.X("seconds:Q", title="seconds", scale=alt.Scale(type="log"))
@@ -373,10 +373,10 @@ def draw(curves: dict[str, list], path: Path) -> None:
     )
     chart = alt.layer(
         alt.Chart(alt.Data(values=rows))
-        .mark_line(strokeWidth=1.5)
+        .mark_line(strokeWidth=1.5, point={"size": 8})
         .encode(x=x, y=y, color=alt.Color("side:N", legend=None), detail="run:N"),
-        alt.Chart(alt.Data(values=last))
-        .mark_text(align="left", dx=6)
+        alt.Chart(alt.Data(values=highest))
+        .mark_text(dy=-9)
         .encode(x=x, y=y, text="side:N", color=alt.Color("side:N", legend=None)),
         alt.Chart(alt.Data(values=[{"excess": TARGET}]))
         .mark_rule(strokeDash=[4, 4])
