@@ -7,13 +7,11 @@ rate, and the others train it and the recommended size in turn on the same rows.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from streamtrain.records import BatchStage, Emit, Evaluation, GrowthTried, Record
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.run.sweep_plan import for_trial
-from streamtrain.science.cells import throughput
 from streamtrain.science.contest import levels
 from streamtrain.science.frontier import frontier
 from streamtrain.science.growing import candidates, costs_of, mean_log_seconds, seconds_of
@@ -89,27 +87,16 @@ def _affordable_trials(
 ) -> int:
     """The trials that fit into `max_seconds` after the one that chooses from `grids`.
 
-    `grids`: the learning rates of each schedule. They are trained one after another, so a row takes
-    as long as in a training of one model, not as in the passes of the sweep.
+    `grids`: the learning rates of each schedule.
     """
     fill_seconds = run.passes[-1].fill_seconds
     seconds = {
-        stages: fill_seconds + seconds_of(_training_costs(run, stages), stages, rows)
+        stages: fill_seconds + seconds_of(costs_of(run, stages), stages, rows)
         for stages in [*grids, constant]
     }
     choosing = sum(len(grid) * seconds[stages] for stages, grid in grids.items())
     per_trial = seconds[constant] + max(seconds[stages] for stages in grids)
     return int((max_seconds - choosing) / per_trial)
-
-
-def _training_costs(run: Run, stages: Sequence[BatchStage]) -> dict[int, float]:
-    """Return the seconds per row of each size in a training, where delivery can be slower."""
-    steps = costs_of(run, stages)
-    speeds = {size: throughput(run, size)[0] for size in steps}
-    return {
-        size: max(cost, 1 / median(speeds[size])) if speeds[size] else cost
-        for size, cost in steps.items()
-    }
 
 
 def _rates_between(first: float, last: float) -> tuple[float, ...]:

@@ -147,6 +147,7 @@ def sweep(
     if config.sweep.grow and ladder is not None and run.goal == "time-to-loss":
         left = projected_seconds(run)
         if left is not None:
+            # The measurements are in the reserve too, and count twice; imports are in neither.
             left -= time.perf_counter() - started + ladder_of_run(run).reserved_seconds
         grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 

@@ -141,7 +141,7 @@ def faster_by(run: Run, target: float | None) -> Estimate:
 
 
 def costs_of(run: Run, stages: Sequence[BatchStage]) -> dict[int, float]:
-    """Return the seconds per row of each size of `stages`, by the step timings."""
+    """Return the seconds per row of each size of `stages`: of its steps, or of slower delivery."""
     sizes = {stage.batch_size for stage in stages}
     return {size: math.exp(mean_log_cost(run, size)) for size in sizes}
 

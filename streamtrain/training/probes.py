@@ -255,10 +255,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def _derivative(
-    value: torch.Tensor,
-    weights: torch.Tensor,
-    *,
-    create_graph: bool = False,
+    value: torch.Tensor, weights: torch.Tensor, *, create_graph: bool = False
 ) -> torch.Tensor:
     """Return the derivative of a scalar by `weights` (P,): 0 where it does not depend on them."""
     if not value.requires_grad:
