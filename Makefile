@@ -2,7 +2,7 @@
 # make lint   check format, lint and types
 # make check  lint, then the tests of the pure parts (half a minute each)
 # make test   lint, then every test but those marked slow, gpu or benchmark
-# make bench OUT=runs/bench.json   measure every figure of README.md, on a quiet machine, in six minutes
+# make bench OUT=runs/bench.json   measure every figure of README.md, on a quiet machine, in about ten minutes
 # make docs   build the documentation site in site/, and fail for a link that does not exist
 # make release VERSION=0.2.0   set the version, date the changelog, commit, tag, and build dist/
 # make cudasim     run every CUDA kernel in Numba's simulator, and compile them where NVIDIA's compilers are

@@ -5,9 +5,11 @@
     python -m tests.benchmarks.bench_markdown runs/bench.json       # the tables of README.md
     python -m tests.benchmarks.compare_files A.json B.json          # exit 5 where B is worse
 
-It takes six minutes on two quiet cores. Parts run one after another, each in a process of its own,
-and each has a time limit; a part that fails is listed with its reason, and the others still run.
-The race of `quality.py` includes XGBoost where that is installed (the extra [peers]).
+The parts that time something take turns in `--rounds` rounds, each time in a process of its own,
+because two processes, or two minutes, differ by more than the turns within one: a figure is the
+geometric mean of its rounds, and its interval is from them. The sweeps run once. Each process has a
+time limit; a part that fails is listed with its reason, and the others still run. The race of
+`quality.py` includes XGBoost where that is installed (the extra [peers]).
 
 This is a script of the tests, and no verb, because it needs the repository: the commit, the race
 and its rivals, and scikit-learn's table.
@@ -47,10 +49,13 @@ from tests.benchmarks.bench_file import (
     write_bench,
 )
 from tests.benchmarks.bench_markdown import markdown
+from tests.benchmarks.bench_rounds import join_turns, pool
 from tests.benchmarks.bench_tables import TABLES
+from tests.benchmarks.quality import SIDES
 
-#: A part that takes longer is stopped, so that one that hangs does not cost the others.
+#: A process that takes longer is stopped, so that one that hangs does not cost the others.
 LIMIT_SECONDS = 180.0
+ROUNDS = 5
 
 
 class PartFailed(Exception):
@@ -62,51 +67,52 @@ class Job:
     """A part to be measured.
 
     `prepare(folder)` writes its data and returns the words of its command; `figures` takes what the
-    command printed as JSON.
+    command printed as JSON, or what `pool` makes of that of several rounds. A part without `pool`
+    runs once.
     """
 
     name: str
     prepare: Callable[[Path], list[str]]
     figures: Callable[[Json], Iterable[Figure]]
+    pool: Callable[[Sequence[Json]], Json] | None = None
 
 
 def jobs(*, quick: bool) -> Iterator[Job]:
     """Yield the parts in order."""
-    repeats = "2" if quick else "5"
     stream_rows, race_rows = (100_000, 200_000) if quick else (20_000_000, 10_000_000)
 
     def stream(folder: Path) -> list[str]:
-        generate(folder / "stream", stream_rows, span_rows=250_000)
-        words = ["bench", "stream", str(folder / "stream"), "--batch-size", "1000"]
-        return [*verb(words), "--repeats", repeats]
+        path = generate(folder / "spans", stream_rows, span_rows=250_000)
+        words = ["bench", "stream", str(path), "--batch-size", "1000"]
+        return [*verb(words), "--repeats", "2"]
 
     def step(folder: Path) -> list[str]:
         sizes = "32,1024" if quick else "32,256,1024,4096,65536"
-        return [*verb(["bench", "step", "--batch-sizes", sizes]), "--repeats", repeats]
+        return [*verb(["bench", "step", "--batch-sizes", sizes]), "--repeats", "2"]
 
     def train(folder: Path) -> list[str]:
-        generate(folder / "train", stream_rows, span_rows=250_000)
+        path = generate(folder / "spans", stream_rows, span_rows=250_000)
         sizes = "1024" if quick else "32,1024,65536"
-        words = ["bench", "train", str(folder / "train"), "--batch-sizes", sizes]
-        return [*verb(words), "--repeats", "2" if quick else "3"]
+        return [*verb(["bench", "train", str(path), "--batch-sizes", sizes]), "--repeats", "1"]
 
     def quality(folder: Path) -> list[str]:
-        generate(folder / "quality", race_rows)
-        sides = ["streamtrain", "torch_loop"] + (["xgboost"] if find_spec("xgboost") else [])
+        path = generate(folder / "quality", race_rows)
+        sides = [side for side in SIDES if side != "xgboost" or find_spec("xgboost")]
         words = [sys.executable, str(Path(__file__).with_name("quality.py")), "--json"]
-        words += [str(folder / "quality"), "--sides", *sides, "--repeats", "1" if quick else "3"]
+        words += [str(path), "--sides", *sides, "--repeats", "1"]
         return words + (["--rows", "65536"] if quick else [])
 
     def sweep(table: int, folder: Path) -> list[str]:
         chosen = TABLES[table]
         path = chosen.make(folder, quick)
-        words = ["sweep", str(path), "--target", chosen.target, "--out", str(folder / "run")]
+        words = ["sweep", str(path), "--target", chosen.target, "--out"]
+        words.append(str(folder / f"sweep-{chosen.name}"))
         return [*verb(words), "--budget", "2s" if quick else "20s"]
 
-    yield Job("stream", stream, stream_figures)
-    yield Job("step", step, step_figures)
-    yield Job("train", train, train_figures)
-    yield Job("quality", quality, quality_figures)
+    yield Job("stream", stream, stream_figures, pool)
+    yield Job("step", step, step_figures, pool)
+    yield Job("train", train, train_figures, pool)
+    yield Job("quality", quality, quality_figures, join_turns)
     for number, table in enumerate(TABLES):
         figures = partial(answer_figures, table.name)
         yield Job(f"answer {table.name}", partial(sweep, number), figures)
@@ -117,34 +123,62 @@ def verb(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "streamtrain", *words, "--json", "--quiet"]
 
 
-def generate(folder: Path, rows: int, span_rows: int = 262_144) -> None:
-    """Write rows of friedman2."""
-    data_gen.generate(folder, kind="friedman2", rows=rows, span_rows=span_rows)
+def generate(folder: Path, rows: int, span_rows: int = 262_144) -> Path:
+    """Write rows of friedman2, unless the folder is there, and return it."""
+    if not folder.exists():
+        data_gen.generate(folder, kind="friedman2", rows=rows, span_rows=span_rows)
+    return folder
 
 
-def measure_part(job: Job, limit_seconds: float) -> Part:
-    """Measure one part in a folder that is removed afterwards.
+class Rounds:
+    """A part and what its rounds have printed."""
 
-    What fails is the reason of the part, so that an hour's other figures are not lost with it.
-    """
-    started, command = time.perf_counter(), ""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job = job
+        self.reason = ""
+        self._folder = folder
+        self._command = ""
+        self._seconds = 0.0
+        self._documents: list[Json] = []
+
+    def run(self, limit_seconds: float) -> None:
+        """Run the part once, with its data written first; not again after it has failed.
+
+        A failure is kept as the reason, so that the figures of other parts are not lost with it.
+        """
+        if self.reason:
+            return
+        started = time.perf_counter()
         try:
-            words = job.prepare(Path(name))
-            command = " ".join(words).replace(f"{name}/", "").replace(sys.executable, "python")
-            command = command.replace(f"{ROOT}/", "")
-            document = run_json(words, limit_seconds)
-            figures, reason = tuple(job.figures(document)), ""
+            words = self.job.prepare(self._folder)
+            self._command = shortened(words, self._folder)
+            self._documents.append(run_json(words, limit_seconds))
         except PartFailed as failure:
-            document, figures, reason = None, (), str(failure)
-    return Part(
-        name=job.name,
-        command=command,
-        seconds=round(time.perf_counter() - started, 1),
-        figures=figures,
-        document=document,
-        reason=reason,
-    )
+            self.reason = str(failure)
+        self._seconds += time.perf_counter() - started
+
+    def part(self) -> Part:
+        """Return the part of the file."""
+        document, figures = None, ()
+        if self._documents:
+            pooled = self.job.pool
+            document = self._documents[0] if pooled is None else pooled(self._documents)
+            figures = tuple(self.job.figures(document))
+        return Part(
+            name=self.job.name,
+            command=self._command,
+            rounds=len(self._documents),
+            seconds=round(self._seconds, 1),
+            figures=figures,
+            document=document,
+            reason=self.reason,
+        )
+
+
+def shortened(words: Sequence[str], folder: Path) -> str:
+    """Return a command without the folders of this run."""
+    command = " ".join(words).replace(f"{folder}/", "").replace(sys.executable, "python")
+    return command.replace(f"{ROOT}/", "")
 
 
 def run_json(words: Sequence[str], limit_seconds: float) -> Json:
@@ -153,7 +187,8 @@ def run_json(words: Sequence[str], limit_seconds: float) -> Json:
     Raises PartFailed for a command that fails, or that takes longer than `limit_seconds`; then it
     is ended with the processes that it started, which would disturb the parts after it.
     """
-    env, pipe = os.environ | {"PYTHONPATH": str(ROOT)}, subprocess.PIPE
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env, pipe = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, subprocess.PIPE
     with subprocess.Popen(
         words, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as child:
@@ -171,20 +206,26 @@ def run_json(words: Sequence[str], limit_seconds: float) -> Json:
 
 
 def measure_all(
-    *, quick: bool, only: Sequence[str] = (), limit_seconds: float = LIMIT_SECONDS
+    *, quick: bool, rounds: int, only: Sequence[str] = (), limit_seconds: float = LIMIT_SECONDS
 ) -> BenchFile:
     """Measure all parts, or those named in `only`, and return the file."""
-    date, commit, parts = now(), this_commit(), list[Part]()
-    for job in jobs(quick=quick):
-        if only and job.name.split()[0] not in only:
-            continue
-        part = measure_part(job, limit_seconds)
-        parts.append(part)
-        said = part.reason or f"{len(part.figures)} figures"
-        print(f"{part.name}: {part.seconds:.0f} s, {said}", file=sys.stderr, flush=True)
-    return BenchFile(
-        date=date, commit=commit, machine=this_machine(), quick=quick, parts=tuple(parts)
-    )
+    date, commit = now(), this_commit()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        parts = [
+            Rounds(job, Path(name))
+            for job in jobs(quick=quick)
+            if not only or job.name.split()[0] in only
+        ]
+        for number in range(rounds):
+            for part in parts:
+                if number and part.job.pool is None:
+                    continue
+                started = time.perf_counter()
+                part.run(limit_seconds)
+                said = part.reason or f"{time.perf_counter() - started:.0f} s"
+                print(f"round {number + 1}, {part.job.name}: {said}", file=sys.stderr, flush=True)
+        measured = tuple(part.part() for part in parts)
+    return BenchFile(date=date, commit=commit, machine=this_machine(), quick=quick, parts=measured)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -194,6 +235,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="the JSON file")
     parser.add_argument("--quick", action="store_true", help="small inputs, to try the command")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the timed parts")
     parser.add_argument("--markdown", action="store_true", help="print the tables of README.md")
     parser.add_argument(
         "--only", nargs="+", default=(), choices=("stream", "step", "train", "quality", "answer")
@@ -202,7 +244,14 @@ def main(words: Sequence[str] | None = None) -> int:
         "--limit-seconds", type=float, default=LIMIT_SECONDS, help="the longest time of a part"
     )
     options = parser.parse_args(words)
-    bench = measure_all(quick=options.quick, only=options.only, limit_seconds=options.limit_seconds)
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: at least 1")
+    bench = measure_all(
+        quick=options.quick,
+        rounds=options.rounds,
+        only=options.only,
+        limit_seconds=options.limit_seconds,
+    )
     write_bench(bench, options.out)
     if options.markdown:
         print(markdown(bench))

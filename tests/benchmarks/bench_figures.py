@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from streamtrain.science.intervals import Estimate, measure, paired_ratio
+from streamtrain.science.intervals import Estimate, paired_ratio
 from streamtrain.types import Json
 from tests.benchmarks.bench_file import Better, Figure, Unit
+from tests.benchmarks.bench_rounds import over_rounds
 from tests.benchmarks.quality import TARGET
 
 #: The sides of `bench stream` that are this project's own.
@@ -82,7 +83,7 @@ def quality_figures(curves: Curves) -> Iterator[Figure]:
         own = side == "streamtrain"
         yield Figure(
             name=f"quality/{side}/{key}",
-            estimate=measure(seconds, log=True),
+            estimate=over_rounds(seconds),
             unit="s",
             better="less" if own and reached else "yardstick",
         )

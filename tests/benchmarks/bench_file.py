@@ -21,7 +21,7 @@ from streamtrain.types import Json
 ROOT = Path(__file__).parents[2]
 
 #: Raised when an older file can no longer be compared.
-FORMAT = 1
+FORMAT = 2
 
 Unit = Literal["rows/s", "GFLOP/s", "s", "x", "bytes", "loss", "rows"]
 
@@ -54,14 +54,16 @@ class Part:
     Attributes:
         name: Name of the part.
         command: The command that measured it, with folders shortened.
-        seconds: Wall time of the command, its compilation and data set included.
+        rounds: Processes that measured it.
+        seconds: Wall time of all rounds, compilation and data sets included.
         figures: What it measured.
-        document: What the command printed, from which tables are made.
+        document: What the command printed, pooled over rounds, from which tables are made.
         reason: Why there are no figures, or why some are missing; "" otherwise.
     """
 
     name: str
     command: str
+    rounds: int
     seconds: float
     figures: tuple[Figure, ...] = ()
     document: Json | None = None
@@ -174,8 +176,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def ratio(b: Estimate, a: Estimate) -> Estimate:
+def ratio(b: Estimate, a: Estimate, *, error: float = 0.05) -> Estimate:
     """Return b/a of two positive estimates from unlike hours, with Welch's interval on logarithms.
+
+    The interval misses the true ratio with probability `error`.
 
     The standard error of each is taken from its interval, which `intervals.measure` makes from
     Student's t on logarithms; one with n = 1 comes from the rows of one run and counts as normal.
@@ -187,16 +191,16 @@ def ratio(b: Estimate, a: Estimate) -> Estimate:
     if not a.value or not b.value or min(a.value, b.value) <= 0:
         return Estimate(value=None)
     value, n = b.value / a.value, min(a.n, b.n)
-    errors = [_log_error(one) for one in (a, b)]
-    if errors[0] is None or errors[1] is None:
+    spreads = [_log_error(one) for one in (a, b)]
+    parts = [spread**2 for spread in spreads if spread is not None]
+    if len(parts) < 2:
         return Estimate(value=value, n=n)
-    parts = [error**2 for error in errors if error is not None]
     variance = sum(parts)
     if not variance:
         return Estimate(value=value, lo=value, hi=value, n=n)
     freedom = [_freedom(one) for one in (a, b)]
     degrees = variance**2 / sum(p**2 / f for p, f in zip(parts, freedom, strict=True))
-    reach = t_quantile(degrees) * math.sqrt(variance)
+    reach = t_quantile(degrees, 1 - error / 2) * math.sqrt(variance)
     return estimate(value, value * math.exp(-reach), value * math.exp(reach), n=n)
 
 

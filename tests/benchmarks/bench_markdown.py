@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.bench_markdown runs/bench.json                  # print them
     python -m tests.benchmarks.bench_markdown runs/bench.json --into README.md # put them there
+    python -m tests.benchmarks.bench_markdown runs/bench.json --picture docs/images/quality.png
 
 Each table stands between `<!-- bench NAME -->` and `<!-- bench end -->`; what a file lacks is left
 as it is.
@@ -81,6 +82,14 @@ def put_into_file(path: Path, bench: BenchFile) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def draw_race(bench: BenchFile, path: Path) -> None:
+    """Draw the race to a good model. Raises DataError for a file without it."""
+    part = bench.part("quality")
+    if part is None or part.document is None:
+        raise DataError("the file has no race to draw; measure it with make bench")
+    quality.draw(part.document, path)
+
+
 def machine_line(bench: BenchFile) -> str:
     """Return one sentence on the machine, the date, the commit and the versions."""
     machine = bench.machine
@@ -90,10 +99,12 @@ def machine_line(bench: BenchFile) -> str:
         for name in ("python", "torch", "numpy", "numba", "pyarrow")
         if name in machine.versions
     )
+    rounds = max((part.rounds for part in bench.parts), default=1)
+    method = f"; each figure from {rounds} processes" if rounds > 1 else ""
     warning = " Small inputs (--quick): these figures say nothing about speed." * bench.quick
     return (
         f"Measured on {machine.cores} cores, {machine.cpu}, {gib:.0f} GiB, {bench.date[:10]},"
-        f" commit {bench.commit or 'unknown'}, warm page cache; {versions}.{warning}"
+        f" commit {bench.commit or 'unknown'}, warm page cache{method}; {versions}.{warning}"
     )
 
 
@@ -200,13 +211,16 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="a file of make bench")
     parser.add_argument("--into", type=Path, help="replace the tables of this page")
+    parser.add_argument("--picture", type=Path, help="draw the race here, .png or .svg")
     options = parser.parse_args(words)
     try:
         bench = read_bench(options.file)
-        if options.into is None:
-            print(markdown(bench))
-        else:
+        if options.into is not None:
             put_into_file(options.into, bench)
+        if options.picture is not None:
+            draw_race(bench, options.picture)
+        if options.into is None and options.picture is None:
+            print(markdown(bench))
     except StreamTrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,11 +2,13 @@
 
     python -m tests.benchmarks.compare_files A.json B.json --tolerance 0.03
 
-Each line is a figure of both files: A, B, and B/A with its 95 % interval (Welch, on logarithms). B
-is worse where the whole interval lies on the worse side of 1, by more than `--tolerance`. On unlike
-machines only ratios are judged, because rates and seconds belong to the machine. The intervals hold
-what varied within each run: what changes a machine from one hour to the next is not in them, so
-compare files from quiet machines, and look at the yardsticks first.
+Each line is a figure of both files: A, B, and B/A with its 95 % interval (Welch, on logarithms). Of
+forty such intervals two miss by chance, so the verdict is from wider ones, which all hold at once
+with 95 % (Bonferroni): B is worse where such an interval lies on the worse side of 1, by more than
+`--tolerance`. On unlike machines only ratios are judged, because rates and seconds belong to the
+machine. The intervals hold what varied between the rounds of each run: what changes a machine from
+one hour to the next is not in them, so compare files from quiet machines, and look at the
+yardsticks first.
 """
 
 import argparse
@@ -31,9 +33,9 @@ Verdict = Literal["worse", "better", "same", "unknown", "yardstick", "missing", 
 class Change:
     """A figure in both files.
 
-    `ratio` is B/A. The verdict is "same" where the interval holds 1, "unknown" where there is no
-    interval or where unlike machines measured it, "missing" or "new" where one file lacks it or has
-    no value for it.
+    `ratio` is B/A. The verdict is "same" where the wider interval holds 1, "unknown" where there is
+    no interval or where unlike machines measured it, "missing" or "new" where one file lacks it or
+    has no value for it.
     """
 
     name: str
@@ -52,20 +54,23 @@ def compare_files(a: BenchFile, b: BenchFile, *, tolerance: float = 0.0) -> list
 def _changes(a: BenchFile, b: BenchFile, tolerance: float) -> Iterator[Change]:
     one_machine = a.machine.hardware == b.machine.hardware
     before, after = a.figures(), b.figures()
+    judged = sum(figure.better != "yardstick" for figure in before.values())
     for name in [*before, *(name for name in after if name not in before)]:
         old, new = before.get(name), after.get(name)
         either = old or new
         assert either is not None
         had, has = (one is not None and one.estimate.value is not None for one in (old, new))
+        quotient = Estimate(value=None)
         if old is None or new is None or had != has:
-            quotient, verdict = Estimate(value=None), "missing" if had else "new"
+            verdict: Verdict = "missing" if had else "new"
             if either.better == "yardstick":
                 verdict = "yardstick"
+        elif old.unit != new.unit:
+            verdict = "yardstick" if new.better == "yardstick" else "unknown"
         else:
             quotient = ratio(new.estimate, old.estimate)
-            if old.unit != new.unit:
-                quotient = Estimate(value=None)
-            verdict = judge(new, quotient, tolerance, one_machine=one_machine)
+            wide = ratio(new.estimate, old.estimate, error=0.05 / max(judged, 1))
+            verdict = judge(new, wide, tolerance, one_machine=one_machine)
         yield Change(
             name=name,
             unit=either.unit,
@@ -77,7 +82,7 @@ def _changes(a: BenchFile, b: BenchFile, tolerance: float) -> Iterator[Change]:
 
 
 def judge(figure: Figure, quotient: Estimate, tolerance: float, *, one_machine: bool) -> Verdict:
-    """Return the verdict on a figure whose B/A is `quotient`."""
+    """Return the verdict on a figure whose B/A is certain to lie within `quotient`."""
     if figure.better == "yardstick":
         return "yardstick"
     comparable = one_machine or figure.unit in ("x", "loss")

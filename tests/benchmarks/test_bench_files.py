@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +88,7 @@ def bench(tmp_path_factory) -> BenchFile:
         Part(
             name=name,
             command="a command",
+            rounds=1,
             seconds=1.0,
             figures=tuple(figures[name](document)),
             document=document,
@@ -109,7 +108,7 @@ def one_figure(estimate: Estimate, *, unit="rows/s", better="more", cpu="Test CP
     """A file of one figure."""
     figure = Figure(name="stream/it", estimate=estimate, unit=unit, better=better)
     machine = Machine(cpu=cpu, cores=2, memory_bytes=1, system="Linux", versions={})
-    part = Part(name="stream", command="", seconds=1.0, figures=(figure,))
+    part = Part(name="stream", command="", rounds=5, seconds=1.0, figures=(figure,))
     return BenchFile(date="2026", commit=None, machine=machine, quick=False, parts=(part,))
 
 
@@ -284,6 +283,18 @@ def test_the_tables_of_the_readme(bench, tmp_path, capsys):
     assert "| diabetes | 64 (tied: 64 to 256) | 0.01 [0.009, 0.011] | 20 s |" in text
 
 
+def test_the_race_is_drawn_from_the_file(bench, tmp_path, capsys):
+    write_bench(bench, tmp_path / "bench.json")
+    words = [str(tmp_path / "bench.json"), "--picture", str(tmp_path / "race.svg")]
+    assert bench_markdown.main(words) == 0
+    drawn = (tmp_path / "race.svg").read_text()
+    assert all(side in drawn for side in ("streamtrain", "torch loop", "xgboost"))
+    assert capsys.readouterr().out == ""
+    write_bench(one_figure(Estimate(value=1.0)), tmp_path / "bench.json")
+    assert bench_markdown.main(words) == 3
+    assert "no race to draw" in capsys.readouterr().err
+
+
 def test_the_tables_are_put_into_a_page_in_one_step(bench, tmp_path):
     page = tmp_path / "README.md"
     readme = Path(bench_markdown.__file__).parents[2] / "README.md"
@@ -325,35 +336,6 @@ def test_a_page_that_cannot_be_read_is_refused(tmp_path, capsys):
         words = [str(tmp_path / "bench.json"), "--into", str(tmp_path / name)]
         assert bench_markdown.main(words) == 3
         assert f"error: {tmp_path / name}: " in capsys.readouterr().err
-
-
-def run_python(code: str, seconds: float = 30.0) -> Part:
-    """Measure a part whose command is a line of Python."""
-    job = every.Job("one", lambda folder: [sys.executable, "-c", code], lambda document: ())
-    return every.measure_part(job, seconds)
-
-
-def test_a_part_that_fails_says_why():
-    assert run_python("print('{}')").reason == ""
-    failed = run_python("import sys; sys.exit('error: no rows')")
-    assert (failed.reason, failed.document) == ("exit 1: error: no rows", None)
-
-
-def test_a_part_that_takes_too_long_is_ended_with_its_children(tmp_path):
-    started = tmp_path / "pid"
-    code = (
-        "import pathlib, subprocess, sys, time;"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); time.sleep(60)"
-    )
-    assert run_python(code, 4.0).reason == "it took more than 4 s"
-    process = Path("/proc") / started.read_text() / "stat"
-    for _ in range(100):
-        # a process without a parent may stay as a zombie (Z) until init looks at it
-        if not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.05)
-    pytest.fail("the child of a part that was stopped still runs")
 
 
 def test_the_machine_and_the_commit():
