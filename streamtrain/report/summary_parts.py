@@ -150,6 +150,9 @@ class Recommended:
         expected_loss: Its held-out loss there, with an interval for one further seed; n counts the
             seeds of the sweep that have these rows.
         expected_rmse: The same as RMSE, in the target's own units.
+        fall_per_doubling: What the last doubling of the rows of this size improved the held-out
+            loss by in the sweep, relatively; None where it is not known.
+        is_flat: Whether that is little, also as a part of what the model explains.
         more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.
         reason: Why, in words.
@@ -167,6 +170,8 @@ class Recommended:
     rows: int | None = None
     expected_loss: Figure = NOT_MEASURED
     expected_rmse: Figure = NOT_MEASURED
+    fall_per_doubling: float | None = None
+    is_flat: bool = False
     more_trials: int | None = None
     reason: str = ""
     not_chosen: dict[str, str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from streamtrain.science.cells import Cell
+from streamtrain.science.flatness import fall_per_doubling, hardly_gains
 from streamtrain.science.intervals import Estimate
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.science.scipy_functions import t_quantile
@@ -26,10 +27,15 @@ class NextRun:
         rows: Rows to train on.
         loss: The held-out loss of one further seed, with an interval at 95 %; no ends where fewer
             than two seeds were trained.
+        fall_per_doubling: What the second half of the rows of the longest training improved the
+            loss by, relatively: see `flatness.fall_per_doubling`.
+        is_flat: Whether more rows are of little use: see `flatness.hardly_gains`.
     """
 
     rows: int
     loss: Estimate
+    fall_per_doubling: float | None
+    is_flat: bool
 
 
 def next_run(run: Run, cell: Cell) -> NextRun | None:
@@ -47,6 +53,8 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
     if not by_rows:
         return None
     most = max(by_rows)
+    longest = [curve for curve in curves if curve.rows[-1] == most]
+    fall, flat = fall_per_doubling(longest), hardly_gains(longest)
     if run.header.config.get("train", {}).get("schedule", "constant") == "constant":
         changes = _change_by_rows(curves, sorted(by_rows))
         rows = min(by_rows, key=lambda rows: (changes[rows], rows))
@@ -57,7 +65,8 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
     seeds = _losses_by_rows([curve for curve in cell.curves.values() if curve.finished])
     common = [rows for rows, values in seeds.items() if len(values) == len(cell.curves) > 1]
     if not common:
-        return NextRun(rows=rows, loss=Estimate(value=math.exp(mean), n=len(logs)))
+        loss = Estimate(value=math.exp(mean), n=len(logs))
+        return NextRun(rows=rows, loss=loss, fall_per_doubling=fall, is_flat=flat)
     deviation = float(np.std(seeds[max(common)], ddof=1))
     margin = t_quantile(len(cell.curves) - 1) * deviation * math.sqrt(1 + 1 / len(logs))
     return NextRun(
@@ -68,6 +77,8 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
             hi=math.exp(min(mean + margin, 700.0)),
             n=len(logs),
         ),
+        fall_per_doubling=fall,
+        is_flat=flat,
     )
 
 

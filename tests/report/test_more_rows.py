@@ -2,9 +2,11 @@
 
 import pytest
 
+from streamtrain.records.events import DataInfo
 from streamtrain.report.analysis import Summary
-from streamtrain.report.summary_parts import MoreRows, Recommended
+from streamtrain.report.summary_parts import CellFigures, MoreRows, Recommended
 from streamtrain.report.text.more_rows import far_prediction, more_rows_text
+from streamtrain.report.text.sentence import next_note
 from streamtrain.science.intervals import Estimate
 
 
@@ -48,3 +50,27 @@ def test_only_a_prediction_far_from_the_recommended_size_is_a_warning(lo, hi, wa
     text = far_prediction(summarize(Estimate(value=(lo * hi) ** 0.5, lo=lo, hi=hi, n=9)))
     assert bool(text) == warns
     assert not warns or text.startswith("64 is the fastest for 262,144 rows. For all 3,000,000,000")
+
+
+@pytest.mark.parametrize(
+    ("rows", "fall", "flat", "said"),
+    [
+        (100_000, 0.0021, True, "lowered the loss by 0.21 % only."),
+        (100_000, 0.043, False, "lowered the loss by 4.3 %: a longer --budget tries more."),
+        (100_000, -0.01, True, "gained nothing."),
+        (100_000, None, True, None),
+        (500_000, 0.043, False, None),
+    ],
+)
+def test_a_training_on_few_rows_says_what_more_would_gain(rows, fall, flat, said):
+    recommended = Recommended(
+        batch_size=64, command="it", rows=rows, fall_per_doubling=fall, is_flat=flat
+    )
+    summary = Summary(
+        recommendation=recommended,
+        cells=(CellFigures(batch_size=64),),
+        data=DataInfo(num_rows=1_000_000, holdout_rows=1000),
+    )
+    start = f"It trains on {rows:,} of the 999,000 rows." if rows < 499_500 else ""
+    start = start or f"It trains on {rows:,} rows."
+    assert next_note(summary) == (f"{start} In the sweep, twice the rows {said}" if said else start)

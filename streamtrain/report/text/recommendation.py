@@ -48,6 +48,8 @@ def describe(analysis: Analysis) -> Recommended:
         rows=None if after is None else after.rows,
         expected_loss=NOT_MEASURED if after is None else after.loss,
         expected_rmse=NOT_MEASURED if after is None else _rmse_of(run, after.loss),
+        fall_per_doubling=None if after is None else after.fall_per_doubling,
+        is_flat=after is not None and after.is_flat,
         more_trials=choice.more_trials,
         reason=_no_reason(analysis) if choice.batch_size is None else _reason(analysis),
         not_chosen={

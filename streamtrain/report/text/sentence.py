@@ -51,11 +51,18 @@ def sentence(analysis: Analysis) -> str:
 
 
 def next_note(summary: Summary) -> str:
-    """Return what the recommended command does: its rows, seconds and RMSE; else nothing."""
+    """Return what the recommended command does: its rows, seconds and RMSE; else nothing.
+
+    Where these are less than half of the table, a sentence says what more of them would gain.
+    """
     recommended, cell = summary.recommendation, summary.recommended_cell
     if recommended.command is None or recommended.rows is None or cell is None:
         return ""
-    text = f"It trains on {recommended.rows:,} rows"
+    all_rows = (summary.data.num_rows or 0) - (summary.data.holdout_rows or 0)
+    few = 2 * recommended.rows < all_rows
+    of_all = f" of the {all_rows:,}" if few else ""
+    text = f"It trains on {recommended.rows:,}{of_all} rows"
+    gain = _gain_of_rows(recommended) if few else ""
     growing = summary.growing
     if growing is not None and growing.wins:
         return f"{text}."
@@ -70,11 +77,22 @@ def next_note(summary: Summary) -> str:
             text += f" in about {seconds_text(Estimate(value=seconds))}"
     rmse = recommended.expected_rmse
     if rmse.value is None:
-        return f"{text}."
+        return f"{text}.{gain}"
     text += f"; the RMSE to expect is {error_text(rmse.value)}"
     if rmse.lo is None or rmse.hi is None:
-        return f"{text}."
-    return f"{text} [{error_text(rmse.lo)}, {error_text(rmse.hi)}]."
+        return f"{text}.{gain}"
+    return f"{text} [{error_text(rmse.lo)}, {error_text(rmse.hi)}].{gain}"
+
+
+def _gain_of_rows(recommended: Recommended) -> str:
+    """Return a sentence on what twice the rows gained in the sweep; nothing where unknown."""
+    fall = recommended.fall_per_doubling
+    if fall is None:
+        return ""
+    if fall <= 0:
+        return " In the sweep, twice the rows gained nothing."
+    gained = f" In the sweep, twice the rows lowered the loss by {two_digits(100 * fall)} %"
+    return f"{gained} only." if recommended.is_flat else f"{gained}: a longer --budget tries more."
 
 
 def _evaluating_seconds(summary: Summary, rows: int) -> float:
