@@ -152,7 +152,8 @@ class Recommended:
         expected_rmse: The same as RMSE, in the target's own units.
         fall_per_doubling: What the last doubling of the rows of this size improved the held-out
             loss by in the sweep, relatively; None where it is not known.
-        is_flat: Whether that is little, also as a part of what the model explains.
+        is_flat: Whether that is little, also as a part of what the model explains, or the loss was
+            smallest before the last row.
         more_trials: An estimate of the further trials that would settle it; 0 when it is settled,
             None when unknown.
         reason: Why, in words.

@@ -29,7 +29,8 @@ class NextRun:
             than two seeds were trained.
         fall_per_doubling: What the second half of the rows of the longest training improved the
             loss by, relatively: see `flatness.fall_per_doubling`.
-        is_flat: Whether more rows are of little use: see `flatness.hardly_gains`.
+        is_flat: Whether more rows are of little use (`flatness.hardly_gains`), or the loss was
+            smallest before the end of the longest training.
     """
 
     rows: int
@@ -54,12 +55,13 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
         return None
     most = max(by_rows)
     longest = [curve for curve in curves if curve.rows[-1] == most]
-    fall, flat = fall_per_doubling(longest), hardly_gains(longest)
+    fall = fall_per_doubling(longest)
     if run.header.config.get("train", {}).get("schedule", "constant") == "constant":
         changes = _change_by_rows(curves, sorted(by_rows))
         rows = min(by_rows, key=lambda rows: (changes[rows], rows))
     else:
         rows = most
+    flat = rows < most or hardly_gains(longest)
     logs = by_rows[rows]
     mean = float(np.mean(logs))
     seeds = _losses_by_rows([curve for curve in cell.curves.values() if curve.finished])

@@ -43,11 +43,18 @@ def test_a_rung_longer_than_the_trials_counts_where_it_was_better():
 
 
 @pytest.mark.parametrize(
-    ("last", "fall", "flat"), [(0.25, 0.4, False), (0.498, 0.004, True), (0.6, 0.0, True)]
+    ("third", "last", "fall", "flat"),
+    [
+        (0.3, 0.25, 0.4, False),
+        (0.499, 0.498, 0.002, True),
+        (0.3, 0.6, 0.0, True),
+        # it was smallest before the end
+        (0.3, 0.35, 0.3, True),
+    ],
 )
-def test_the_gain_of_twice_the_rows_is_that_of_the_longest_training(last, fall, flat):
+def test_the_gain_of_twice_the_rows_is_that_of_the_longest_training(third, last, fall, flat):
     """A loss counts as reached where two evaluations in a row hold it."""
-    run = make_run([[1.0, 0.5, 0.5, 0.3, last], [1.0, 0.1, 0.1, 0.1]])
+    run = make_run([[1.0, 0.5, 0.5, third, last], [1.0, 0.1, 0.1, 0.1]])
     found = find(run, (1,))
     assert found.fall_per_doubling == pytest.approx(fall)
     assert found.is_flat == flat

@@ -92,7 +92,9 @@ def _gain_of_rows(recommended: Recommended) -> str:
     if fall <= 0:
         return " In the sweep, twice the rows gained nothing."
     gained = f" In the sweep, twice the rows lowered the loss by {two_digits(100 * fall)} %"
-    return f"{gained} only." if recommended.is_flat else f"{gained}: a longer --budget tries more."
+    if recommended.is_flat:
+        return f"{gained} only."
+    return f"{gained}: a sweep of more rows (--budget, --max-rows) may gain more."
 
 
 def _evaluating_seconds(summary: Summary, rows: int) -> float:
