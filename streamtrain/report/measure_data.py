@@ -93,12 +93,12 @@ def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
     """Yield the curves of the fitted laws, from the smallest to the largest size.
 
     The step alone takes B/(α + βB) rows per second, and the target
-    T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R.
+    T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R; `seconds` is None
+    where the sizes do not determine B_crit.
     """
     timings, steps = laws.throughput, laws.steps
     alpha, beta = value_of(timings.alpha_seconds), value_of(timings.beta_seconds_per_row)
     rate = value_of(timings.delivery_rate)
-    steps_min, critical = value_of(steps.steps_min), value_of(steps.critical_batch_size)
     sizes = [cell.batch_size for cell in cells]
     if alpha is None or beta is None or alpha + beta <= 0 or len(sizes) < 2:
         return
@@ -108,7 +108,8 @@ def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
         step = alpha + beta * size
         slower = max(step, size / rate) if rate else step
         seconds = None
-        if steps_min and critical:
+        if steps.known:
+            steps_min, critical = steps.known
             seconds = steps_min * (1 + critical / size) * slower
         yield {"batch_size": size, "step_rows_per_second": size / step, "seconds": seconds}
 
