@@ -2,8 +2,7 @@
 
 `cells` has a row per batch size, `curves` a row per evaluation, `references` a row per reference
 loss, `frontier` a row per loss of the ladder and size that reached it. `labels` has a row per label
-of a size in a chart, with its place (`label_places.py`). The functions `…_plot` give the axes of
-those charts, which the places depend on.
+in a chart, with its place (`label_rows.py`).
 """
 
 import math
@@ -12,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamtrain.report.analysis import Analysis, Summary
-from streamtrain.report.axis import ends_of, with_intervals
-from streamtrain.report.label_places import LineName, Mark, Plot, Point, line_names, place_labels
+from streamtrain.report.label_rows import AXES, label_rows
 from streamtrain.report.measure_data import Row, measure_tables
 from streamtrain.report.number_format import cell_size_text, loss_text, size_text, status_text
 from streamtrain.report.summary_parts import CellFigures
@@ -24,13 +22,6 @@ from streamtrain.science.run_log import Curve
 _MAX_POINTS = 20_000
 #: Up to this many sizes all have a label.
 _ALL_LABELLED = 12
-#: Pixels of the axis of losses or seconds, in the picture, where it is shorter than in the page.
-_CURVE_HEIGHT, _HEIGHT = 300.0, 240.0
-#: Room to the right of the lines of the frontier for their labels, as a part of the axis.
-_LABEL_ROOM = 0.25
-_ENDS = ("lo", "hi")
-#: What the loss curves are drawn against.
-AXES = ("rows", "steps", "seconds")
 
 
 def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
@@ -48,18 +39,9 @@ def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
     references = _references(summary)
     _add_ends(cells, curves)
     frontier = _frontier_table(summary)
-    tables = {
-        "cells": cells,
-        "curves": curves,
-        "references": references,
-        "frontier": frontier,
-        "labels": [
-            *_frontier_labels([row for row in frontier if row["batch_size"] in labelled], frontier),
-            *_tradeoff_labels(cells, references),
-            *(row for name in AXES for row in _curve_labels(name, cells, curves, references)),
-        ],
-    }
-    return tables | measure_tables(analysis)
+    tables = {"cells": cells, "curves": curves, "references": references, "frontier": frontier}
+    tables |= measure_tables(analysis)
+    return tables | {"labels": label_rows(tables)}
 
 
 def compact(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -120,37 +102,6 @@ def _frontier_table(summary: Summary) -> list[Row]:
     for row in ends.values():
         row["last"] = True
     return rows
-
-
-def frontier_plot(frontier: Sequence[Row]) -> Plot:
-    """Return the axes of the frontier, that of losses reversed, with room for labels at its end."""
-    low, high = ends_of((row["error"] for row in frontier), 1.02)
-    return Plot(
-        (high, low / (high / low) ** _LABEL_ROOM),
-        ends_of((row["seconds"] for row in frontier), 1.6),
-        _HEIGHT,
-    )
-
-
-def _frontier_labels(labelled: Sequence[Row], frontier: Sequence[Row]) -> list[Row]:
-    lines: dict[int, list[Point]] = {}
-    for row in frontier:
-        lines.setdefault(row["batch_size"], []).append((row["error"], row["seconds"]))
-    marks = [Mark(row["error"], row["seconds"], row["size"]) for row in labelled if row["last"]]
-    return _label_rows("frontier", marks, frontier_plot(frontier), list(lines.values()))
-
-
-def _label_rows(
-    chart: str,
-    marks: Sequence[Mark],
-    plot: Plot,
-    lines: Sequence[Sequence[Point]],
-    names: Sequence[LineName] = (),
-    *,
-    column: bool = True,
-) -> list[Row]:
-    labels = place_labels(marks, plot, lines=lines, names=names, column=column)
-    return [{"chart": chart} | label._asdict() for label in labels]
 
 
 def _labelled_sizes(summary: Summary) -> set[int]:
@@ -214,87 +165,3 @@ def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
         for name in AXES:
             cell[f"end_{name}"] = last[0][name] if last else None
         cell["end_loss"] = statistics.median(row["loss"] for row in last) if last else None
-
-
-def curve_plot(name: str, curves: Sequence[Row], references: Sequence[Row]) -> Plot:
-    """Return the axes of the loss curves against `name` of AXES.
-
-    A curve that diverges leaves them at the top.
-    """
-    rows = [row for row in curves if row[name]]
-    starts = [row["loss"] for row in curves if row["rows"] == 0]
-    start = max(starts or [row["loss"] for row in rows], default=1.0)
-    losses = [min(row["loss"], 1.5 * start) for row in rows]
-    return Plot(
-        ends_of((row[name] for row in rows), 1.0),
-        ends_of([*losses, *(row["loss"] for row in references)], 1.15),
-        _CURVE_HEIGHT,
-    )
-
-
-def _curve_labels(
-    name: str, cells: Sequence[Row], curves: Sequence[Row], references: Sequence[Row]
-) -> list[Row]:
-    plot = curve_plot(name, curves, references)
-    marks = [
-        Mark(cell[f"end_{name}"], cell["end_loss"], cell["label"])
-        for cell in cells
-        if cell["label"] and cell[f"end_{name}"] and cell["end_loss"] <= plot.y[1]
-    ]
-    losses: dict[int, dict[float, list[float]]] = {}
-    for row in curves:
-        if row[name] and row["loss"] <= plot.y[1]:
-            losses.setdefault(row["batch_size"], {}).setdefault(row[name], []).append(row["loss"])
-    medians = [
-        [(place, statistics.median(found)) for place, found in sorted(line.items())]
-        for line in losses.values()
-    ]
-    names = curve_names(name, curves, references)
-    return _label_rows(f"loss_by_{name}", marks, plot, medians, names)
-
-
-def curve_names(name: str, curves: Sequence[Row], references: Sequence[Row]) -> list[LineName]:
-    """Return the names of the lines of reference losses in the chart of loss against `name`."""
-    points = [(row[name], row["loss"]) for row in curves if row[name]]
-    return line_names(references, curve_plot(name, curves, references), points)
-
-
-def tradeoff_plot(cells: Sequence[Row], references: Sequence[Row]) -> Plot:
-    """Return the axes of speed against loss; intervals far beyond all values leave them."""
-    timed = [cell for cell in cells if cell["rows_per_second"]]
-    losses = [*with_intervals(timed, "holdout_loss"), *(row["loss"] for row in references)]
-    speeds = with_intervals(timed, "rows_per_second")
-    return Plot(ends_of(speeds, 1.25), ends_of(losses, 1.3), _HEIGHT)
-
-
-def _tradeoff_labels(cells: Sequence[Row], references: Sequence[Row]) -> list[Row]:
-    plot = tradeoff_plot(cells, references)
-    shown = [cell for cell in cells if cell["rows_per_second"] and cell["holdout_loss"]]
-    marks = [
-        Mark(cell["rows_per_second"], cell["holdout_loss"], cell["label"])
-        for cell in shown
-        if cell["label"]
-    ]
-    bars: list[list[Point]] = []
-    for cell in shown:
-        x, y = cell["rows_per_second"], cell["holdout_loss"]
-        if cell["rows_per_second_lo"] and cell["rows_per_second_hi"]:
-            bars.append([(_within(cell[f"rows_per_second_{end}"], plot.x), y) for end in _ENDS])
-        if cell["holdout_loss_lo"] and cell["holdout_loss_hi"]:
-            bars.append([(x, _within(cell[f"holdout_loss_{end}"], plot.y)) for end in _ENDS])
-    names = tradeoff_names(cells, references)
-    return _label_rows("tradeoff", marks, plot, bars, names, column=False)
-
-
-def tradeoff_names(cells: Sequence[Row], references: Sequence[Row]) -> list[LineName]:
-    """Return the names of the lines of reference losses in the chart of speed against loss."""
-    points = [
-        (cell["rows_per_second"], cell["holdout_loss"])
-        for cell in cells
-        if cell["rows_per_second"] and cell["holdout_loss"]
-    ]
-    return line_names(references, tradeoff_plot(cells, references), points)
-
-
-def _within(value: float, ends: tuple[float, float]) -> float:
-    return min(max(value, ends[0]), ends[1])

@@ -12,7 +12,6 @@ from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, finite, section
-from streamtrain.report.axis import spread
 from streamtrain.report.number_format import size_text, status_text
 from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures
 from streamtrain.science.intervals import value_of
@@ -24,8 +23,6 @@ Row = dict[str, Any]
 Tables = Mapping[str, Sequence[Row]]
 #: Points of the curve of a law.
 _CURVE_POINTS = 60
-#: Lines of text on the loss axis of the rules chart.
-_RULES_LINES = 16
 #: Names of the stream's parts for a reader; others are shown as they are.
 _PARTS = {
     "decode": "decode",
@@ -196,10 +193,7 @@ def _arms(summary: Summary) -> Iterator[Row]:
     arms = dict.fromkeys(summary.lr_rules[:1], summary.cells) | summary.arms
     if len(arms) < 2:
         return
-    heights = _label_heights(arms)
     for rule, cells in arms.items():
-        scored = [cell.batch_size for cell in cells if cell.holdout_loss.value is not None]
-        largest = max(scored, default=None)
         for cell in cells:
             yield {
                 "rule": rule,
@@ -208,35 +202,7 @@ def _arms(summary: Summary) -> Iterator[Row]:
                 "lr": cell.lr,
                 "holdout_loss": cell.holdout_loss.value,
                 "status": status_text(cell.status),
-                "last": cell.batch_size == largest,
-                "label_loss": heights.get(rule),
             }
-
-
-def _label_heights(arms: Mapping[str, Sequence[CellFigures]]) -> dict[str, float]:
-    """Return the loss at which the name of each rule is written, at the end of its line.
-
-    Names at the same size are moved apart.
-    """
-    ends: dict[int, list[tuple[float, str]]] = {}
-    losses: list[float] = []
-    for rule, cells in arms.items():
-        pairs = [(cell.batch_size, cell.holdout_loss.value) for cell in cells]
-        scored = [(size, loss) for size, loss in pairs if loss is not None and loss > 0]
-        losses += [loss for _, loss in scored]
-        if scored:
-            size, loss = max(scored)
-            ends.setdefault(size, []).append((math.log(loss), rule))
-    if not losses:
-        return {}
-    gap = max(math.log(max(losses) / min(losses)), 0.5) / _RULES_LINES
-    heights: dict[str, float] = {}
-    for names in ends.values():
-        names.sort()
-        spread_heights = spread([height for height, _ in names], gap)
-        for (_, rule), height in zip(names, spread_heights, strict=True):
-            heights[rule] = math.exp(height)
-    return heights
 
 
 def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
@@ -298,7 +264,6 @@ def _sharpness(by_batch_size: Json) -> Iterator[Row]:
                     "size": size_text(size),
                     "measure": name,
                     "value": value,
-                    "last": size == max(by_size),
                 }
 
 

@@ -3,16 +3,16 @@
 import altair as alt
 
 from streamtrain.report.analysis import Summary
-from streamtrain.report.chart_data import frontier_plot
 from streamtrain.report.charts.theme import (
     AnyChart,
     Tables,
     chart_title,
+    labels,
     log_axis,
     log_scale,
     size_color,
-    size_labels,
 )
+from streamtrain.report.label_rows import frontier_plot
 
 
 def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
@@ -49,7 +49,7 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
         base.mark_point(filled=True, size=50, opacity=1).encode(
             x=x, y=y, color=color, tooltip=tooltip
         ),
-        *size_labels("frontier", tables, x_title, y_title),
+        *labels("frontier", tables, x_title, y_title),
     ]
     return alt.layer(*layers).properties(
         title=chart_title("The fastest size to each loss", "ring: the fastest; down is faster")

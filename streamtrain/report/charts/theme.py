@@ -132,8 +132,8 @@ def sizes_where(condition: str) -> alt.Chart:
     return alt.Chart(alt.NamedData("cells")).transform_filter(condition)
 
 
-def size_labels(chart: str, tables: Tables, x_title: str, y_title: str) -> list[alt.Chart]:
-    """Return the labels of a chart's sizes, at the places of the table `labels`, with their stems.
+def labels(chart: str, tables: Tables, x_title: str, y_title: str) -> list[alt.Chart]:
+    """Return the labels of a chart at the places of the table `labels`, with their stems.
 
     The titles are those of the chart's axes.
     """
@@ -242,6 +242,7 @@ def size_steps(tables: Tables) -> alt.X:
         values=[cell["size"] for cell in tables["cells"] if cell["label"]],
         labelAngle=0,
         labelOverlap="greedy",
+        labelSeparation=4,
     )
     return alt.X(
         "size:O", title="minibatch size", sort=sizes, scale=alt.Scale(domain=sizes), axis=axis

@@ -6,21 +6,21 @@ import altair as alt
 
 from streamtrain.report.analysis import Summary
 from streamtrain.report.axis import ends_of, with_intervals
-from streamtrain.report.chart_data import curve_names, curve_plot, tradeoff_names, tradeoff_plot
 from streamtrain.report.charts.theme import (
     AnyChart,
     Tables,
     chart_title,
     edge_marks,
     interval_bars,
+    labels,
     log_axis,
     log_scale,
     reference_layers,
     size_axis,
     size_color,
-    size_labels,
     sizes_where,
 )
+from streamtrain.report.label_rows import curve_names, curve_plot, tradeoff_names, tradeoff_plot
 from streamtrain.report.measure_data import Row
 from streamtrain.report.number_format import target_word
 
@@ -70,7 +70,7 @@ def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
             color=color,
         ),
         *_points(base, x, y, color),
-        *size_labels("tradeoff", tables, x_title, title),
+        *labels("tradeoff", tables, x_title, title),
         edge_marks(edge, x, color),
     ]
     missing = [f"{cell['size']} ({cell['status']})" for cell in cells if not cell["holdout_loss"]]
@@ -189,7 +189,7 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
         last.mark_point(filled=True, size=28, opacity=1).encode(
             x=end_x, y=alt.Y("end_loss:Q", title=y_title), color=color
         ),
-        *size_labels(f"loss_by_{name}", tables, AXES[name], y_title),
+        *labels(f"loss_by_{name}", tables, AXES[name], y_title),
     ]
     return alt.layer(*layers).properties(
         title=f"{y_title[0].upper()}{y_title[1:]} against {AXES[name]}"
