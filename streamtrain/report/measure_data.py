@@ -14,7 +14,7 @@ from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, finite, section
 from streamtrain.report.number_format import size_text, status_text
 from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures
-from streamtrain.science.intervals import value_of
+from streamtrain.science.intervals import LOWER_BOUND, Estimate, value_of
 from streamtrain.science.landmarks import Laws, Stability
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Json
@@ -216,7 +216,7 @@ def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
     }
     for name, scale in scales.items():
         # a scale below one row only says that every size is above it
-        if scale and (scale.value or 0) >= 1:
+        if scale and (scale.value or 0) >= 1 and not is_without_bounds(scale):
             yield {
                 "name": name,
                 "value": scale.value,
@@ -226,6 +226,11 @@ def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
             }
     if size := summary.recommendation.batch_size:
         yield {"name": "recommended", "value": size, "lo": None, "hi": None, "kind": "chosen"}
+
+
+def is_without_bounds(scale: Estimate) -> bool:
+    """Return whether a noise scale can have any value: it has a lower bound only, below one row."""
+    return scale.kind == LOWER_BOUND and (scale.lo or 0.0) < 1
 
 
 def _positive(value: float | None) -> float | None:
