@@ -7,7 +7,7 @@ apart. Everything is decided by the values, so a report has the same places each
 
 import math
 from collections.abc import Sequence
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -177,11 +177,23 @@ def _places(
         others = np.delete(points, k, axis=0)
         y = float(points[k, 1])
         heights = _rows(y, plot) if in_rows else _next_lines(y, plot)
-        candidates = [_place(points[k], width, middle) for middle in heights]
-        costs = [_cost(place.box, y, boxes, others, samples) for place in candidates]
-        chosen.append(candidates[int(np.argmin(costs))])
-        boxes.append(chosen[-1].box)
+        best = _place(points[k], width, heights[0])
+        least = _cost(best.box, y, boxes, others, samples)
+        for middle in heights[1:]:
+            # heights are ascending in distance, which is a part of each cost
+            if _distance_cost(middle, y) >= least:
+                break
+            place = _place(points[k], width, middle)
+            cost = _cost(place.box, y, boxes, others, samples)
+            if cost < least:
+                best, least = place, cost
+        chosen.append(best)
+        boxes.append(best.box)
     return chosen
+
+
+def _distance_cost(middle: float, y: float) -> float:
+    return _FURTHER * (abs(middle - y) - _FIRST) / _LINE
 
 
 def _place(point: np.ndarray, width: float, middle: float) -> _Place:
@@ -201,7 +213,7 @@ def _cost(
     box: _Box, y: float, boxes: Sequence[_Box], others: np.ndarray, samples: np.ndarray
 ) -> float:
     """Return what a place costs a point at the height `y`, beside the boxes that are taken."""
-    cost = _FURTHER * (abs(box.middle - y) - _FIRST) / _LINE + (_BELOW if box.middle < y else 0.0)
+    cost = _distance_cost(box.middle, y) + (_BELOW if box.middle < y else 0.0)
     cost += _MEETS * sum(box.meets(other) for other in boxes)
     cost += _CROSSED * sum(box.is_crossed_by(other) for other in boxes)
     cost += _CROSSED * sum(other.is_crossed_by(box) for other in boxes)
@@ -209,17 +221,24 @@ def _cost(
 
 
 def _next_lines(y: float, plot: Plot) -> list[float]:
-    """Return heights above and below a point, whole lines from the first, inside the plot."""
+    """Return heights above and below a point, whole lines from the first, inside the plot.
+
+    They are ascending in distance, at equal ones the one above first.
+    """
     distances = _FIRST + _LINE * np.arange(plot.height // _LINE)
-    heights = np.concatenate([y + distances, y - distances])
+    heights = np.stack([y + distances, y - distances], axis=1).ravel()
     inside = (heights >= _LINE / 2) & (heights <= plot.height - _LINE / 2)
     return heights[inside].tolist() or [y + _FIRST]
 
 
 def _rows(y: float, plot: Plot) -> list[float]:
-    """Return the heights of lines of text that fill the plot, but for those at the point."""
+    """Return the heights of lines of text that fill the plot, but for those at the point.
+
+    They are ascending in distance, at equal ones the one above first.
+    """
     heights = _LINE * (np.arange(plot.height // _LINE) + 0.5)
-    return heights[abs(heights - y) >= _FIRST].tolist()
+    far = heights[abs(heights - y) >= _FIRST].tolist()
+    return sorted(far, key=lambda height: (abs(height - y), -height))
 
 
 def _column_heights(heights: np.ndarray, plot: Plot) -> list[float]:
@@ -235,18 +254,17 @@ def _column_heights(heights: np.ndarray, plot: Plot) -> list[float]:
 
 def _pixels(points: Sequence[Point], plot: Plot) -> np.ndarray:
     """Return points in pixels from the bottom left of the plot, (points, 2)."""
-    places = [(_WIDTH * share_of(x, plot.x), plot.height * share_of(y, plot.y)) for x, y in points]
-    return np.array(places, dtype=np.float64).reshape(-1, 2)
+    logs = np.log(np.array(points, dtype=np.float64).reshape(-1, 2))
+    low, high = np.log([plot.x, plot.y]).T
+    return (logs - low) / (high - low) * [_WIDTH, plot.height]
 
 
 def _sampled(lines: Sequence[Sequence[Point]], plot: Plot) -> np.ndarray:
     """Return places along the lines, in pixels (places, 2)."""
-    parts = [np.empty((0, 2))]
-    for line in lines:
-        ends = _pixels(line, plot)
-        for share in np.arange(_SAMPLES) / _SAMPLES:
-            parts.append(ends[:-1] + share * np.diff(ends, axis=0))
-    return np.concatenate(parts)
+    pairs = [pair for line in lines for pair in pairwise(line)]
+    starts, stops = (_pixels([pair[end] for pair in pairs], plot) for end in (0, 1))
+    shares = (np.arange(_SAMPLES) / _SAMPLES)[:, None, None]
+    return (starts + shares * (stops - starts)).reshape(-1, 2)
 
 
 def _value(height: float, plot: Plot) -> float:
