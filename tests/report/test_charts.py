@@ -111,6 +111,19 @@ def test_axes_hold_the_intervals(chart, channel, figure):
         assert max(ends) <= high
 
 
+def test_the_axis_of_seconds_holds_each_training_from_start_to_end():
+    """One that took forty times as long as predicted was drawn above the chart."""
+    records = with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]))
+    for record in records:
+        if record["event"] == "confirmation":
+            record["seconds"] *= 40
+    specs, tables = drawn(records)
+    seconds = [row["seconds"] for row in tables["confirmed"]]
+    reached = [cell["seconds_to_target"] for cell in tables["cells"] if cell["seconds_to_target"]]
+    assert max(seconds) > 30 * max(reached)
+    assert all(high > max(seconds) for _, high in domains(specs["seconds_to_target"], "y"))
+
+
 def test_an_interval_that_leaves_everything_open_does_not_stretch_the_axis():
     assert with_intervals(
         [{"a": 2.0, "a_lo": 1e-30, "a_hi": 1e30}, {"a": None, "a_lo": None, "a_hi": None}], "a"

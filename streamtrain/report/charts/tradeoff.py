@@ -96,12 +96,10 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
     ]
     x = size_axis(tables["cells"])
     title = f"seconds to loss ≤ {target_word(target)}"
-    others = [
-        row["seconds"]
-        for name in ("law", "confirmed")
-        for row in tables.get(name, ())
-        if row["seconds"] and row["seconds"] < 30 * max(reached, default=0.0)
-    ]
+    confirmed = [row["seconds"] for row in tables.get("confirmed", ()) if row["seconds"]]
+    longest = 30 * max([*reached, *confirmed], default=0.0)
+    predicted = [row["seconds"] for row in tables.get("law", ()) if row["seconds"]]
+    others = [*confirmed, *(seconds for seconds in predicted if seconds < longest)]
     measured = with_intervals(cells, "seconds_to_target") or budgets
     ends = ends_of([*measured, *others], 2.0)
     y = alt.Y("seconds_to_target:Q", title=title, **log_axis(ends))
