@@ -95,8 +95,8 @@ def _without_law(summary: Summary) -> str:
     if fitted.get("value") is None or summary.landmarks["steps_10"] is not None:
         return ""
     return (
-        "Without the curve of the laws, since these sizes do not determine B_crit: its interval is"
-        " below, at “steps follow”."
+        "Without the curve of the laws, since these sizes do not determine B_crit: see “steps"
+        " follow” below."
     )
 
 
