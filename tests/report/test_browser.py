@@ -52,6 +52,17 @@ OVERLAPS = """[...document.querySelectorAll(".chart")].flatMap(chart => {
   ).map(([other]) => [chart.dataset.spec, one, other]));
 })"""
 
+#: The texts of the charts that are cut off at an edge: chart, text.
+CUT_OFF = """[...document.querySelectorAll(".chart svg")].flatMap(svg => {
+  const frame = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter(text => {
+    const box = text.getBoundingClientRect();
+    return text.textContent && getComputedStyle(text).opacity !== "0"
+      && (box.left < frame.left - 1 || frame.right + 1 < box.right
+          || box.top < frame.top - 1 || frame.bottom + 1 < box.bottom);
+  }).map(text => [svg.closest(".chart").dataset.spec, text.textContent]);
+})"""
+
 
 def eight_sizes():
     """Return the records of eight sizes whose losses end close together, with measurements.
@@ -184,6 +195,13 @@ def test_dark_and_narrow_pages_draw_too(browser, reports, width, dark):
         assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == dark
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.screenshot()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("name", "width"), [("eight sizes", 390), ("200 sizes", 1240)])
+def test_no_text_of_a_chart_is_cut_off(browser, reports, name, width):
+    """The title of an axis may be long for a telephone; the last of 200 sizes is 1,054,024."""
+    with browser.page(reports(name) / "report.html", width=width) as page:
+        assert page.evaluate(CUT_OFF) == []
 
 
 @pytest.mark.parametrize("width", [1240, 390])

@@ -154,7 +154,7 @@ def line(summary: Summary, tables: Tables) -> AnyChart | None:
         return None
     x = alt.X(
         "alpha:Q",
-        title="0: the smallest size's model, 1: the largest's",
+        title="0: smallest size's model, 1: largest's",
         axis=alt.Axis(format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=4),
     )
     y_ends = ends_of([row["loss"] for row in rows], 1.2)

@@ -32,7 +32,7 @@ _FEWEST_TICKS = 3
 
 
 def theme(name: str) -> Spec:
-    """Return the Vega config `light` or `dark`: colours and type only."""
+    """Return the Vega config `light` or `dark`: colours, type and margins."""
     ink, grid, accent, paper = _INKS[name]
     axis = {
         "labelColor": ink,
@@ -44,6 +44,8 @@ def theme(name: str) -> Spec:
     }
     return {
         "background": "transparent",
+        # the label of a size at the end of an axis is wider than the axis goes beyond it
+        "padding": {"left": 5, "top": 5, "right": 15, "bottom": 5},
         "font": _FONT,
         "view": {"stroke": None},
         "range": {"ramp": _RAMPS[name]},
