@@ -1,7 +1,8 @@
 """The tables behind every chart: `cells`, `curves`, `references`, and the tables of `measure_data`.
 
 `cells` has a row per batch size, `curves` a row per evaluation, `references` a row per reference
-loss, `frontier` a row per loss of the ladder and size that reached it.
+loss, `frontier` a row per loss of the ladder and size that reached it. `labels` has a row per label
+in a chart, with its place (`label_rows.py`).
 """
 
 import math
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamtrain.report.analysis import Analysis, Summary
-from streamtrain.report.axis import ends_of, spread, with_intervals
+from streamtrain.report.label_rows import AXES, label_rows
 from streamtrain.report.measure_data import Row, measure_tables
 from streamtrain.report.number_format import cell_size_text, loss_text, size_text, status_text
 from streamtrain.report.summary_parts import CellFigures
@@ -21,11 +22,6 @@ from streamtrain.science.run_log import Curve
 _MAX_POINTS = 20_000
 #: Up to this many sizes all have a label.
 _ALL_LABELLED = 12
-#: Lines of text on the loss axis of the curves and of the trade-off chart: labels one line apart do
-#: not overlap.
-_CURVE_LINES, _TRADEOFF_LINES, _FRONTIER_LINES = 18, 16, 17
-#: The width of a label of the frontier, as a part of the axis of losses in a narrow chart.
-_LABEL_WIDTH = 0.3
 
 
 def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
@@ -42,14 +38,10 @@ def make_tables(analysis: Analysis) -> dict[str, list[Row]]:
     ]
     references = _references(summary)
     _add_ends(cells, curves)
-    _add_tradeoff_labels(cells, references)
-    tables = {
-        "cells": cells,
-        "curves": curves,
-        "references": references,
-        "frontier": _frontier_table(summary),
-    }
-    return tables | measure_tables(analysis)
+    frontier = _frontier_table(summary)
+    tables = {"cells": cells, "curves": curves, "references": references, "frontier": frontier}
+    tables |= measure_tables(analysis)
+    return tables | {"labels": label_rows(tables)}
 
 
 def compact(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -107,29 +99,9 @@ def _frontier_table(summary: Summary) -> list[Row]:
         for size, seconds in point.by_batch_size.items()
     ]
     ends = {row["size"]: row for row in rows}  # losses fall, so the last row of a size is its end
-    for row in rows:
-        row["label_seconds"] = row["seconds"]
     for row in ends.values():
         row["last"] = True
-    low, high = ends_of((row["seconds"] for row in rows), 1.4)
-    gap = math.log(high / low) / _FRONTIER_LINES
-    for near in _near_labels(rows):
-        _spread_labels(near, "seconds", "label_seconds", gap)
     return rows
-
-
-def _near_labels(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return the ends of the frontier's lines, in groups whose labels meet in a narrow chart."""
-    ordered = sorted((row for row in rows if row["last"]), key=lambda row: row["error"])
-    groups: list[list[Row]] = []
-    low, high = ends_of((row["error"] for row in rows), 1.02)
-    width = _LABEL_WIDTH * math.log(high / low)
-    for row in ordered:
-        if groups and math.log(row["error"] / groups[-1][-1]["error"]) < width:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
 
 
 def _labelled_sizes(summary: Summary) -> set[int]:
@@ -185,47 +157,11 @@ def _curve_rows(
 
 
 def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
-    """Add where each median curve ends, and a height at which its label overlaps no other."""
+    """Add where each median curve ends."""
     for cell in cells:
         points = [row for row in curves if row["batch_size"] == cell["batch_size"]]
         end = max((row["rows"] for row in points), default=None)
         last = [row for row in points if row["rows"] == end]
-        for name in ("rows", "steps", "seconds"):
+        for name in AXES:
             cell[f"end_{name}"] = last[0][name] if last else None
         cell["end_loss"] = statistics.median(row["loss"] for row in last) if last else None
-        cell["label_loss"] = cell["end_loss"]
-    labelled = [cell for cell in cells if cell["label"] and cell["end_loss"]]
-    if labelled:
-        top = max(row["loss"] for row in curves)
-        lowest = min(cell["end_loss"] for cell in labelled)
-        gap = max(math.log(top / lowest), 0.5) / _CURVE_LINES
-        _spread_labels(labelled, "end_loss", "label_loss", gap, lowest)
-
-
-def _add_tradeoff_labels(cells: list[Row], references: Sequence[Row]) -> None:
-    """Add a height for the label next to each point of the trade-off chart.
-
-    Labels of sizes of similar speed do not overlap there.
-    """
-    for cell in cells:
-        cell["label_holdout_loss"] = cell["holdout_loss"]
-    labelled = [cell for cell in cells if cell["label"] and cell["holdout_loss"]]
-    if labelled:
-        losses = [*with_intervals(cells, "holdout_loss"), *(row["loss"] for row in references)]
-        low, high = ends_of(losses, 1.3)
-        gap = math.log(high / low) / _TRADEOFF_LINES
-        _spread_labels(labelled, "holdout_loss", "label_holdout_loss", gap)
-
-
-def _spread_labels(
-    rows: list[Row], figure: str, label: str, gap: float, lowest: float | None = None
-) -> None:
-    """Set the field `label` to the field `figure`, moved apart to `gap` on the log axis.
-
-    None of them is then below `lowest`.
-    """
-    ordered = sorted(rows, key=lambda row: row[figure])
-    floor = -math.inf if lowest is None else math.log(lowest)
-    heights = spread([math.log(row[figure]) for row in ordered], gap, floor)
-    for row, height in zip(ordered, heights, strict=True):
-        row[label] = math.exp(height)

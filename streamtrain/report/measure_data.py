@@ -12,10 +12,9 @@ from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, finite, section
-from streamtrain.report.axis import spread
 from streamtrain.report.number_format import size_text, status_text
 from streamtrain.report.summary_parts import NOT_MEASURED, CellFigures
-from streamtrain.science.intervals import value_of
+from streamtrain.science.intervals import LOWER_BOUND, Estimate, value_of
 from streamtrain.science.landmarks import Laws, Stability
 from streamtrain.science.run_log import Curve, Run
 from streamtrain.types import Json
@@ -24,8 +23,6 @@ Row = dict[str, Any]
 Tables = Mapping[str, Sequence[Row]]
 #: Points of the curve of a law.
 _CURVE_POINTS = 60
-#: Lines of text on the loss axis of the rules chart.
-_RULES_LINES = 16
 #: Names of the stream's parts for a reader; others are shown as they are.
 _PARTS = {
     "decode": "decode",
@@ -93,12 +90,12 @@ def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
     """Yield the curves of the fitted laws, from the smallest to the largest size.
 
     The step alone takes B/(α + βB) rows per second, and the target
-    T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R.
+    T(B) = S_min·(1 + B_crit/B)·max(α + βB, B/R) seconds at a delivery rate of R; `seconds` is None
+    where the sizes do not determine B_crit.
     """
     timings, steps = laws.throughput, laws.steps
     alpha, beta = value_of(timings.alpha_seconds), value_of(timings.beta_seconds_per_row)
     rate = value_of(timings.delivery_rate)
-    steps_min, critical = value_of(steps.steps_min), value_of(steps.critical_batch_size)
     sizes = [cell.batch_size for cell in cells]
     if alpha is None or beta is None or alpha + beta <= 0 or len(sizes) < 2:
         return
@@ -108,7 +105,8 @@ def _law(cells: Sequence[CellFigures], laws: Laws) -> Iterator[Row]:
         step = alpha + beta * size
         slower = max(step, size / rate) if rate else step
         seconds = None
-        if steps_min and critical:
+        if steps.known:
+            steps_min, critical = steps.known
             seconds = steps_min * (1 + critical / size) * slower
         yield {"batch_size": size, "step_rows_per_second": size / step, "seconds": seconds}
 
@@ -195,10 +193,7 @@ def _arms(summary: Summary) -> Iterator[Row]:
     arms = dict.fromkeys(summary.lr_rules[:1], summary.cells) | summary.arms
     if len(arms) < 2:
         return
-    heights = _label_heights(arms)
     for rule, cells in arms.items():
-        scored = [cell.batch_size for cell in cells if cell.holdout_loss.value is not None]
-        largest = max(scored, default=None)
         for cell in cells:
             yield {
                 "rule": rule,
@@ -207,35 +202,7 @@ def _arms(summary: Summary) -> Iterator[Row]:
                 "lr": cell.lr,
                 "holdout_loss": cell.holdout_loss.value,
                 "status": status_text(cell.status),
-                "last": cell.batch_size == largest,
-                "label_loss": heights.get(rule),
             }
-
-
-def _label_heights(arms: Mapping[str, Sequence[CellFigures]]) -> dict[str, float]:
-    """Return the loss at which the name of each rule is written, at the end of its line.
-
-    Names at the same size are moved apart.
-    """
-    ends: dict[int, list[tuple[float, str]]] = {}
-    losses: list[float] = []
-    for rule, cells in arms.items():
-        pairs = [(cell.batch_size, cell.holdout_loss.value) for cell in cells]
-        scored = [(size, loss) for size, loss in pairs if loss is not None and loss > 0]
-        losses += [loss for _, loss in scored]
-        if scored:
-            size, loss = max(scored)
-            ends.setdefault(size, []).append((math.log(loss), rule))
-    if not losses:
-        return {}
-    gap = max(math.log(max(losses) / min(losses)), 0.5) / _RULES_LINES
-    heights: dict[str, float] = {}
-    for names in ends.values():
-        names.sort()
-        spread_heights = spread([height for height, _ in names], gap)
-        for (_, rule), height in zip(names, spread_heights, strict=True):
-            heights[rule] = math.exp(height)
-    return heights
 
 
 def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
@@ -249,7 +216,7 @@ def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
     }
     for name, scale in scales.items():
         # a scale below one row only says that every size is above it
-        if scale and (scale.value or 0) >= 1:
+        if scale and (scale.value or 0) >= 1 and not is_without_bounds(scale):
             yield {
                 "name": name,
                 "value": scale.value,
@@ -259,6 +226,11 @@ def _noise(summary: Summary, laws: Laws) -> Iterator[Row]:
             }
     if size := summary.recommendation.batch_size:
         yield {"name": "recommended", "value": size, "lo": None, "hi": None, "kind": "chosen"}
+
+
+def is_without_bounds(scale: Estimate) -> bool:
+    """Return whether a noise scale can have any value: it has a lower bound only, below one row."""
+    return scale.kind == LOWER_BOUND and (scale.lo or 0.0) < 1
 
 
 def _positive(value: float | None) -> float | None:
@@ -297,7 +269,6 @@ def _sharpness(by_batch_size: Json) -> Iterator[Row]:
                     "size": size_text(size),
                     "measure": name,
                     "value": value,
-                    "last": size == max(by_size),
                 }
 
 

@@ -244,17 +244,21 @@ def share_text(figure: Estimate) -> str:
     return NOTHING if figure.value is None else format_percent(figure.value)
 
 
-def interval_text(figure: Estimate | None, text: Callable[[float], str]) -> str:
-    """Return `value [lo, hi]` with each number written by `text`.
+def interval_text(figure: Estimate | None, text: Callable[[float], str], unit: str = "") -> str:
+    """Return `value [lo, hi]` and the unit, with each number written by `text`.
 
     The kind of the interval and its n follow where the figure has a kind.
+
+    >>> figure = Estimate(value=3.0, lo=2.0, hi=5.0, n=8, kind="t")
+    >>> interval_text(figure, "{:.0f}".format, " rows")
+    '3 [2, 5] rows (t, n = 8)'
     """
     if figure is None or figure.value is None:
         return NOTHING
     if figure.lo is None or figure.hi is None:
-        return text(figure.value) + (" (1 run)" if figure.kind == "1 run" else "")
+        return text(figure.value) + unit + (" (1 run)" if figure.kind == "1 run" else "")
     kind = f" ({figure.kind}, n = {figure.n:,})" if figure.kind else ""
-    return f"{text(figure.value)} [{text(figure.lo)}, {text(figure.hi)}]{kind}"
+    return f"{text(figure.value)} [{text(figure.lo)}, {text(figure.hi)}]{unit}{kind}"
 
 
 def _with_interval(

@@ -21,6 +21,8 @@ from streamtrain.types import Json
 #: resampling has too few distinct values to draw from, it is Student's t.
 BOOTSTRAP_FROM = 10
 _RESAMPLES = 2000
+#: The kind of a ratio that has no upper end, since its denominator may be zero.
+LOWER_BOUND = "fieller lower bound"
 
 Vector = NDArray[np.float64]
 Sample = Sequence[float] | Vector
@@ -294,7 +296,7 @@ def fieller(numerators: Sample, denominators: Sample) -> Estimate:
     # The set lies outside its two roots, or is the whole line. Its positive part starts at the
     # larger root.
     lower = (half - root) / square if square < 0 and constant > 0 else 0.0
-    return estimate(value, max(lower, 0.0), n=n, kind="fieller lower bound")
+    return estimate(value, max(lower, 0.0), n=n, kind=LOWER_BOUND)
 
 
 def kaplan_meier_median(reached: Collection[float], censored: Collection[float]) -> float | None:

@@ -239,31 +239,39 @@ def standardized(rows: np.ndarray, standard: Standardization) -> np.ndarray:
     return np.ascontiguousarray(((rows - standard.mean) * standard.scale).astype(np.float32))
 
 
-def linear_model(survey: Survey) -> np.ndarray:
+class Correlations(NamedTuple):
+    """Standard deviations (columns,), 1 where constant, and correlations (columns, columns)."""
+
+    sd: np.ndarray
+    matrix: np.ndarray
+
+
+def correlations(survey: Survey) -> Correlations:
+    """Return the correlations of the columns, target last: those of constant columns are 0."""
+    sd = np.where(survey.sd > CONSTANT_FRACTION * np.abs(survey.mean), survey.sd, 1.0)
+    matrix = survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
+    return Correlations(sd=sd, matrix=matrix)
+
+
+def linear_model(survey: Survey, correlated: Correlations) -> np.ndarray:
     """Return the least-squares coefficients of the target on the features, intercept last.
 
     They are float64 in raw units. The system is solved on correlations, so that scales do not
     matter; eigendirections below 1e-12 of the largest eigenvalue are left out.
     """
-    sd, correlation = _correlation(survey)
-    inverse = np.linalg.pinv(correlation[:-1, :-1], rcond=1e-12, hermitian=True)
-    slopes = inverse @ correlation[:-1, -1]
+    sd, matrix = correlated
+    inverse = np.linalg.pinv(matrix[:-1, :-1], rcond=1e-12, hermitian=True)
+    slopes = inverse @ matrix[:-1, -1]
     slopes = slopes * sd[-1] / sd[:-1]
     return np.append(slopes, survey.mean[-1] - slopes @ survey.mean[:-1])
 
 
-def feature_eigenvalues(survey: Survey) -> list[float]:
+def feature_eigenvalues(correlated: Correlations) -> list[float]:
     """Return the eigenvalues of the features' correlation matrix, ascending.
 
     They are the eigenvalues of the Hessian of a linear model of standardised features.
     """
-    return np.clip(np.linalg.eigvalsh(_correlation(survey)[1][:-1, :-1]), 0.0, None).tolist()
-
-
-def _correlation(survey: Survey) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviations (columns,), 1 where constant, and correlations (columns, columns)."""
-    sd = np.where(survey.sd > CONSTANT_FRACTION * np.abs(survey.mean), survey.sd, 1.0)
-    return sd, survey.comoment / np.outer(sd, sd) / max(survey.count, 1)
+    return np.clip(np.linalg.eigvalsh(correlated.matrix[:-1, :-1]), 0.0, None).tolist()
 
 
 def baselines(
@@ -283,7 +291,8 @@ def baselines(
     """
     count = max(survey.count, 1)
     variance = float(survey.comoment[-1, -1]) / count
-    coefficients = linear_model(survey)
+    correlated = correlations(survey)
+    coefficients = linear_model(survey, correlated)
     scored_on: ScoredOn
     outlier = None
     if evaluation is None:
@@ -307,8 +316,8 @@ def baselines(
         error = max(error, 0.0)
         return ReferenceLoss(value=error / unit, rmse=error**0.5, scored_on=scored_on)
 
-    correlation = _correlation(survey)[1][:-1, -1] if target_varies else ()
-    near = [name for name, r in zip(columns, correlation, strict=False) if r * r > NEAR]
+    with_target = correlated.matrix[:-1, -1] if target_varies else ()
+    near = [name for name, r in zip(columns, with_target, strict=False) if r * r > NEAR]
     exact: list[str] = []
     if len(columns) and linear_error <= EXACT * constant_error and target_varies:
         effects = np.abs(coefficients[:-1]) * survey.sd[:-1] / survey.sd[-1]
@@ -317,7 +326,7 @@ def baselines(
         ]
 
     return Baseline(
-        feature_eigenvalues=tuple(feature_eigenvalues(survey)),
+        feature_eigenvalues=tuple(feature_eigenvalues(correlated)),
         best_constant_loss=reference_loss(constant_error),
         best_linear_loss=reference_loss(linear_error),
         outlier=outlier,

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamtrain.kernels.products import ADD, MASK, SET, SHIFT, SHIFT_RELU, multiply, transpose
+from streamtrain.kernels.products import (
+    ADD,
+    LANES,
+    MASK,
+    SET,
+    SHIFT,
+    SHIFT_RELU,
+    multiply,
+    transpose,
+)
 
 FINISHES = {"set": SET, "add": ADD, "shift": SHIFT, "shift and ReLU": SHIFT_RELU, "mask": MASK}
 
@@ -33,6 +42,11 @@ def call(a, b, c, e, finish, *, transposed=False):
     seed=st.integers(0, 99),
 )
 def test_equals_numpy(rows, columns, inner, transposed, name, seed):
+    check(rows, columns, inner, transposed, name, seed)
+
+
+def check(rows, columns, inner, transposed, name, seed):
+    """Compare a product of random matrices with NumPy's in float64."""
     random = np.random.default_rng(seed)
     a, b, c, e = (
         random.standard_normal(shape).astype(np.float32)
@@ -49,6 +63,17 @@ def test_equals_numpy(rows, columns, inner, transposed, name, seed):
     np.testing.assert_allclose(
         call(a, b, c, e, FINISHES[name], transposed=transposed), expected, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", FINISHES)
+@pytest.mark.parametrize("transposed", [False, True], ids=["as stored", "transposed"])
+@pytest.mark.parametrize("rows", [11, 9])
+def test_every_block_equals_numpy(rows, transposed, name):
+    """11 rows are blocks of 6, 4 and 1 rows, 9 rows of 6, 2 and 1.
+
+    The columns are a block of two vectors, one of a vector, one of four floats, and one float.
+    """
+    check(rows, 3 * LANES + 5, 19, transposed, name, seed=rows)
 
 
 def test_one_number_stands_for_a_row_of_ones():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import types
 
 from streamtrain import open_stream
 from streamtrain.kernels import shuffle as kernels
@@ -115,6 +116,29 @@ def test_equals_the_oracle(sizes, width, num_buckets, key, data):
         kept[start + skip] = False
     assert dealt == kept.sum()
     assert digest == int(hash_array(np.flatnonzero(kept), int(RECEIPT_KEY)).sum(dtype=np.uint64))
+
+
+@pytest.mark.parametrize(
+    "width",
+    # 5 is in every other test; the ends of the range are here, since a width compiles for 1.7 s
+    [2, *(pytest.param(width, marks=pytest.mark.slow) for width in (3, 4, 6)), 7],
+)
+def test_every_unrolled_width_equals_the_oracle(width, monkeypatch):
+    """An example of each, as `test_equals_the_oracle` draws them in nightly runs only."""
+    for module in ("shuffle", "permute"):
+        monkeypatch.setattr(f"streamtrain.kernels.{module}.UNROLLED", frozenset({width}))
+    random = np.random.default_rng(width)
+    spans = [
+        [random.standard_normal(size).astype(np.float32) for _ in range(width)]
+        for size in (TILE_ROWS + 9, 70, 1)
+    ]
+    skips = [np.array(rows, dtype=np.int64) for rows in ([0, 8, TILE_ROWS], [69], [])]
+    block, dealt, _, finite = shuffle(spans, skips, 2**63 + width, 16)
+    assert np.array_equal(block, oracle(spans, skips, 2**63 + width, 16))
+    assert dealt == len(block) == TILE_ROWS + 9 + 70 + 1 - 4
+    assert finite
+    widths = {len(kinds[-1]) for kinds in permute_width.signatures if kinds[-1] != types.int64}
+    assert width in widths
 
 
 #: Every case compiles a kernel; each pair of a width, a type and a stride is among the quick ones.

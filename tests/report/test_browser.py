@@ -33,12 +33,62 @@ RUNS = {
         (256, 1024, 4096, 65536), outcomes={256: "failed", 4096: "out_of_memory", 65536: "diverged"}
     ),
     "interrupted": lambda: make_records((256, 1024))[:200],
+    "eight sizes": lambda: eight_sizes(),
     "200 sizes": lambda: make_records(MANY, lrs=[0.004], trials=1, train_rows=200_000),
     "hostile names": lambda: make_records(
         (256, 1024),
         features=["<script>alert(1)</script>", "</script>", "{{ 7*7 }}", "\x1b]0;x\x07\u202e"],
     ),
 }
+#: The texts of the charts that overlap: chart, text, text. A halo has the text of its label.
+OVERLAPS = """[...document.querySelectorAll(".chart")].flatMap(chart => {
+  const boxes = [...chart.querySelectorAll("svg text")].filter(text => {
+    const style = getComputedStyle(text);
+    return text.textContent && style.opacity !== "0" && style.visibility !== "hidden";
+  }).map(text => [text.textContent, text.getBoundingClientRect()]);
+  return boxes.flatMap(([one, a], k) => boxes.slice(k + 1).filter(([other, b]) =>
+    a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom
+    && !(one === other && Math.abs(a.left - b.left) < 1 && Math.abs(a.top - b.top) < 1)
+  ).map(([other]) => [chart.dataset.spec, one, other]));
+})"""
+
+#: The texts of the charts that are cut off at an edge: chart, text.
+CUT_OFF = """[...document.querySelectorAll(".chart svg")].flatMap(svg => {
+  const frame = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll("text")].filter(text => {
+    const box = text.getBoundingClientRect();
+    return text.textContent && getComputedStyle(text).opacity !== "0"
+      && (box.left < frame.left - 1 || frame.right + 1 < box.right
+          || box.top < frame.top - 1 || frame.bottom + 1 < box.bottom);
+  }).map(text => [svg.closest(".chart").dataset.spec, text.textContent]);
+})"""
+
+
+def eight_sizes():
+    """Return the records of eight sizes whose losses end close together, with measurements.
+
+    Larger sizes reach fewer of the losses. Both sharpnesses fall to the last size.
+    """
+    sizes = [2**power for power in range(4, 12)]
+    records = with_measures(
+        make_records(sizes, trials=2, train_rows=65_536, target_loss=[0.085]), sizes[2:]
+    )
+    for record in records:
+        if record["event"] == "evaluation" and record["rows"]:
+            slow = record["batch_size"] ** 0.7 / record["rows"]
+            record["holdout_loss"] = 0.0826 * (1 + 20 * slow) * 1.001 ** record["trial"]
+            record["holdout_rmse"] = 374.2 * record["holdout_loss"] ** 0.5
+        if record["event"] == "timing":
+            record["seconds"] = 0.1 * (1.5 + 12 / record["batch_size"]) * 1.2 ** record["repeat"]
+        if record["event"] == "measures":
+            found = record["measures"]
+            by_size = list(found["sharpness"]["by_batch_size"].values())
+            found["sharpness"]["by_batch_size"] = {
+                str(size): by_size[k % len(by_size)] for k, size in enumerate(sizes)
+            }
+    return records
+
+
 #: The rows of the page's table: batch size, status, and figures by their key.
 #: Figures that compare sizes, of which `train` has one.
 COMPARING = ("slower_by", "holdout_loss_at_steps", "holdout_loss_at_seconds")
@@ -145,6 +195,27 @@ def test_dark_and_narrow_pages_draw_too(browser, reports, width, dark):
         assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == dark
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.screenshot()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("name", "width"), [("eight sizes", 390), ("200 sizes", 1240)])
+def test_no_text_of_a_chart_is_cut_off(browser, reports, name, width):
+    """The title of an axis may be long for a telephone; the last of 200 sizes is 1,054,024."""
+    with browser.page(reports(name) / "report.html", width=width) as page:
+        assert page.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.parametrize("width", [1240, 390])
+def test_no_text_of_a_chart_covers_another(browser, reports, width):
+    with browser.page(reports("eight sizes") / "report.html", width=width) as page:
+        drawn = page.evaluate("document.querySelectorAll('.chart svg').length")
+        assert drawn >= 9
+        assert page.evaluate(OVERLAPS) == []
+        for axis in ("loss_by_steps", "loss_by_seconds"):
+            page.evaluate(f"document.querySelector('[data-axis={axis}]').click()")
+            page.wait_for(
+                f"document.querySelector('#curve svg').textContent.includes('{axis[8:]}')"
+            )
+            assert page.evaluate(OVERLAPS) == []
 
 
 def test_a_closed_detail_of_the_run_is_not_printed(browser, reports):

@@ -60,6 +60,21 @@ def test_a_caption_speaks_of_what_is_drawn(report):
     assert ("thin line" in text["curves"]) == (len(tables["cells"]) > 1 and summary.trials > 1)
 
 
+@pytest.mark.parametrize(("trials", "known"), [(2, False), (3, True)])
+def test_the_curve_of_the_laws_is_drawn_only_where_b_crit_is_determined(trials, known):
+    """With two of these trials the interval of B_crit is 14 to 12.6 M rows."""
+    sizes = (256, 1024, 4096, 65536)
+    analysis = analyze(collect(make_records(sizes, trials=trials, target_loss=[0.05], seed=2)))
+    steps, tables = analysis.landmarks.laws.steps, make_tables(analysis)
+    assert steps.critical_batch_size is not None
+    assert (steps.known is not None) == known
+    assert [row["seconds"] is not None for row in tables["law"]] == [known] * 60
+    assert all(row["step_rows_per_second"] > 0 for row in tables["law"])
+    text = captions(analysis.summary, tables)["seconds_to_target"]
+    assert ("Dashed: what the laws" in text) == known
+    assert ("these sizes do not determine B_crit" in text) == (not known)
+
+
 @pytest.mark.parametrize(
     ("factor", "short"), [(1e-3, True), (1.0, False)], ids=["milliseconds", "half a second"]
 )

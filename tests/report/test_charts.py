@@ -10,7 +10,7 @@ from jsonschema import ValidationError
 from streamtrain.report.axis import with_intervals
 from streamtrain.report.chart_data import make_tables
 from streamtrain.report.charts import chart_specs
-from streamtrain.report.charts.theme import reference_layers, round_ticks
+from streamtrain.report.charts.theme import round_ticks
 from streamtrain.report.summary import analyze
 from streamtrain.science.run_log import collect
 from tests.report.synthetic import make_growing, make_records, with_measures
@@ -111,53 +111,66 @@ def test_axes_hold_the_intervals(chart, channel, figure):
         assert max(ends) <= high
 
 
+def test_the_axis_of_seconds_holds_each_training_from_start_to_end():
+    """One that took forty times as long as predicted was drawn above the chart."""
+    records = with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]))
+    for record in records:
+        if record["event"] == "confirmation":
+            record["seconds"] *= 40
+    specs, tables = drawn(records)
+    seconds = [row["seconds"] for row in tables["confirmed"]]
+    reached = [cell["seconds_to_target"] for cell in tables["cells"] if cell["seconds_to_target"]]
+    assert max(seconds) > 30 * max(reached)
+    assert all(high > max(seconds) for _, high in domains(specs["seconds_to_target"], "y"))
+
+
 def test_an_interval_that_leaves_everything_open_does_not_stretch_the_axis():
     assert with_intervals(
         [{"a": 2.0, "a_lo": 1e-30, "a_hi": 1e30}, {"a": None, "a_lo": None, "a_hi": None}], "a"
     ) == [2.0, 0.2, 20.0]
 
 
-def test_labels_of_sizes_lie_inside_the_picture():
-    """Many sizes at one loss and one far above: labels moved apart are below every loss."""
-    records = make_records(
-        [2**power for power in range(2, 13)], trials=1, truth=False, train_rows=100_000
-    )
+def places(tables, chart):
+    """Return the labels of a chart by their text."""
+    return {row["text"]: row for row in tables["labels"] if row["chart"] == chart}
+
+
+def check_labels(specs, tables, chart):
+    """Check that the labels of a chart are inside it, and apart where it is narrow."""
+    low, high = domains(specs[chart], "y")[0]
+    left, right = domains(specs[chart], "x")[0]
+    found = places(tables, chart)
+    assert all(low < one["label_y"] < high for one in found.values())
+    for one, other in combinations(found.values(), 2):
+        across = 230 * math.log(one["x"] / other["x"]) / math.log(right / left)
+        across += one["dx"] - other["dx"]
+        down = 240 * math.log(one["label_y"] / other["label_y"]) / math.log(high / low)
+        assert abs(across) > 3.2 * (len(one["text"]) + len(other["text"])) or abs(down) > 11.9
+
+
+@pytest.mark.parametrize("chart", ["tradeoff", "loss_by_rows", "loss_by_steps", "loss_by_seconds"])
+def test_labels_of_sizes_lie_inside_the_picture_and_apart(chart):
+    """Many sizes at one loss and one far above, with intervals that stretch the axis."""
+    sizes = [2**power for power in range(2, 13)]
+    records = make_records(sizes, trials=2, truth=False, train_rows=100_000)
     for record in records:
-        if record["event"] == "evaluation" and record["batch_size"] < 4096:
-            record["holdout_loss"] = 0.01
+        if record["event"] == "evaluation" and record["rows"] and record["batch_size"] < 4096:
+            record["holdout_loss"] = 0.01 * 1.001 ** record["trial"]
+        if record["event"] == "timing" and record["repeat"] % 2:
+            record["seconds"] *= 3
     specs, tables = drawn(records)
-    heights = [cell["label_holdout_loss"] for cell in tables["cells"]]
-    low, high = domains(specs["tradeoff"], "y")[0]
-    assert low < min(heights)
-    assert max(heights) < high
+    assert {"4", "2,048"} <= set(places(tables, chart))
+    check_labels(specs, tables, chart)
 
 
-def test_labels_of_sizes_stand_apart_on_an_axis_that_intervals_stretch():
-    specs, tables = drawn(noisy())
-    heights = sorted(cell["label_holdout_loss"] for cell in tables["cells"])
-    low, high = domains(specs["tradeoff"], "y")[0]
-    lines = [
-        math.log(above / below) / math.log(high / low) * 16 for below, above in pairwise(heights)
-    ]
-    assert min(lines) > 0.9  # a line of text, where the picture has sixteen
-
-
-@pytest.mark.parametrize(
-    ("marks", "align"),
-    [
-        ([(0.1, 0.17)], "right"),
-        ([(0.9, 0.17)], "left"),
-        ([(0.1, 0.17), (0.9, 0.169999)], "right"),
-        ([], "left"),
-    ],
-)
-def test_a_line_has_its_name_at_the_end_that_marks_leave_free(marks, align):
-    name = reference_layers(
-        alt.Y("loss:Q"),
-        {"references": [{"name": "best linear 0.1700", "loss": 0.17002, "lowest": False}]},
-        marks,
-    )[1].to_dict()
-    assert name["mark"]["align"] == align
+def test_labels_of_the_frontier_do_not_overlap_where_the_chart_is_narrow():
+    """Sizes nearly alike end at one loss, and others at the loss before it."""
+    sizes = (256, 1000, 1024, 4096, 16_384, 20_000, 24_000)
+    specs, tables = drawn(make_records(sizes, trials=3, target_loss=[0.05]))
+    ends = {row["size"]: row["error"] for row in tables["frontier"] if row["last"]}
+    assert len(set(ends.values())) > 1
+    assert {text: row["x"] for text, row in places(tables, "frontier").items()} == ends
+    check_labels(specs, tables, "frontier")
 
 
 @pytest.mark.parametrize("low", [0.0099, 1.02, 5.1e6, 0.35])
@@ -205,16 +218,11 @@ def test_the_figure_of_the_longest_bar_has_room_beside_it():
     assert domain[1] >= 1.3 * longest
 
 
-def test_labels_of_the_frontier_do_not_overlap_where_the_chart_is_narrow():
-    """Sizes nearly alike end at one loss, and others at the loss before it."""
-    sizes = (256, 1000, 1024, 4096, 16_384, 20_000, 24_000)
-    specs, tables = drawn(make_records(sizes, trials=3, target_loss=[0.05]))
-    high_loss, low_loss = domains(specs["frontier"], "x")[0]
-    low, high = domains(specs["frontier"], "y")[0]
-    ends = [row for row in tables["frontier"] if row["last"]]
-    assert len({row["error"] for row in ends}) > 1
-    for one, other in combinations(ends, 2):
-        across = abs(math.log(one["error"] / other["error"])) / math.log(high_loss / low_loss)
-        down = abs(math.log(one["label_seconds"] / other["label_seconds"])) / math.log(high / low)
-        assert across > 0.2 or down > 0.9 / 18  # a line of text, where the picture has eighteen
-    assert all(low < row["label_seconds"] < high for row in ends)
+def test_sizes_that_have_no_label_elsewhere_have_none_on_the_frontier():
+    """Two hundred of them would be a black bar."""
+    sizes = [64 + 8 * k for k in range(40)]
+    specs, tables = drawn(make_records(sizes, trials=2, lrs=[0.004], target_loss=[0.05]))
+    assert "frontier" in specs
+    labelled = {cell["label"] for cell in tables["cells"] if cell["label"]}
+    assert 0 < len(places(tables, "frontier")) <= len(labelled) == 10
+    assert set(places(tables, "frontier")) <= labelled

@@ -11,6 +11,8 @@ import pytest
 from streamtrain.cluster.runner import _REQUESTED
 from streamtrain.report import write
 from streamtrain.report.analysis import Analysis
+from streamtrain.report.chart_data import make_tables
+from streamtrain.report.html import render_html
 from streamtrain.report.markdown import render_markdown, render_table
 from streamtrain.report.summary import analyze, summarize
 from streamtrain.report.summary_parts import CellFigures
@@ -104,10 +106,34 @@ def test_both_sharpnesses_their_spaces_and_what_they_are_of_are_printed(summary)
 
 def test_a_scale_without_an_upper_end_is_at_least_its_lower_bound():
     at_least = Estimate(value=900.0, lo=512.4, n=16, kind="fieller lower bound")
-    assert facts.scale_text(at_least).startswith("≥ 512")
+    assert facts.scale_text(at_least).startswith("≥ 512 rows (")
+    measured = Estimate(value=105.0, lo=88.0, hi=131.0, n=16, kind="fieller")
+    assert facts.scale_text(measured) == "105 [88, 131] rows (fieller, n = 16)"
     assert (
         facts.scale_text(Estimate(value=None, kind="too few rows")) == facts.scale_text(None) == ""
     )
+
+
+def test_a_noise_scale_that_may_be_anything_has_no_figure_and_no_point():
+    """Its estimate was 125,193 rows, drawn as if it were known, and its text "≥ 0 … rows"."""
+    unknown = {"value": 125_193.1, "lo": 0.0, "hi": None, "n": 16, "kind": "fieller lower bound"}
+    records = with_measures(make_records((256, 1024, 4096, 65536), trials=3, target_loss=[0.05]))
+    (noise,) = [
+        record["measures"]["noise_scale"] for record in records if record["event"] == "measures"
+    ]
+    noise |= unknown | {"preconditioned": unknown}
+    analysis = analyzed(records)
+    said = dict(facts.measure_facts(analysis.summary.measures))
+    undetermined = "not determined: the gradient is not distinguishable from noise"
+    assert said["B_simple in the coordinates of Adam"] == undetermined
+    assert said["B_simple, tr Σ / |G|²"].startswith(undetermined)
+    assert any(
+        "The noise scale at the end of the training of" in text for text in analysis.summary.why
+    )
+    assert not any("balance at" in text for text in analysis.summary.why)
+    drawn = [row["name"] for row in make_tables(analysis)["noise"]]
+    assert "B_noise (weighted by curvature)" in drawn
+    assert not {"B_simple", "B_simple as Adam steps"} & set(drawn)
 
 
 def test_a_growing_batch_is_proposed_with_its_bound(analysis):
@@ -125,6 +151,7 @@ def test_a_growing_batch_is_proposed_with_its_bound(analysis):
         return dict(facts.landmark_facts(grown))["a growing minibatch"]
 
     text = growth_text(3)
+    assert "changed by a factor of 8.5 [7.0, 10] (t on logarithms, n = 3), from 20 rows" in text
     assert "growing the minibatch could save at most 23 % of the rows" in text
     assert "double the minibatch 3 times" in text
     assert "√2 (Adam)" in text
@@ -265,3 +292,12 @@ def test_a_step_that_waits_though_reading_is_faster_has_its_reason(analysis, wai
     landmarks = replace(analysis.landmarks, laws=replace(laws, throughput=law))
     said = dict(facts.speed_facts(replace(analysis.revise(cells=cells), landmarks=landmarks)))
     assert ("the same CPU cores" in said["reading is the limit"]) == why
+
+
+def test_the_page_says_what_its_figures_are(analysis):
+    """Questions of a reader who saw a report for the first time."""
+    page = render_html(analysis, {}, make_tables(analysis), "", "")
+    assert "rows, the last evaluation that every size reached." in page
+    assert "a jackknife (each value left out in turn)" in page
+    saved = dict(run_facts.cost_facts(analysis.summary))["reading saved"]
+    assert saved == "132,000,000 rows, since a pass feeds every size and rate"

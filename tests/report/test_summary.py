@@ -120,6 +120,23 @@ def test_under_a_time_budget_the_rows_are_those_reached():
     assert "within 4M rows" in summary["sentence"]
 
 
+def test_a_missed_target_is_said_with_the_rows_of_the_trials_that_judge():
+    """Fresh seeds train on fewer rows than the trials that chose the rates."""
+    records = make_records([1024, 4096], trials=2, target_loss=[0.0101])
+    records[0] |= {"trials": 1, "lr_rules": ["tuned"], "rerun": True}
+    kept = [
+        {**r, "kind": "fresh"} if r["event"] == "pass" and r["trial"] == 1 else r
+        for r in records
+        if r.get("trial") != 1 or r["event"] == "pass" or r["rows"] <= 1_500_000
+    ]
+    summary = summarize(kept)
+    assert summary["train_rows"] == 4_000_000
+    assert summary["fresh_seeds"]
+    rows = f"within {round(1024 * 2**10.5):,} rows"
+    assert rows in summary["sentence"]
+    assert rows in summary["recommendation"]["not_chosen"]["1024"]
+
+
 def test_a_missed_target_is_said_in_its_units_with_one_that_was_reached():
     """Curves that have become flat, at a loss of their own in each trial."""
     records = make_records([1024, 4096], trials=3, target_loss=[0.0101])

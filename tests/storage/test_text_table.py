@@ -443,6 +443,29 @@ def test_archives_of_one_table_are_read_and_others_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("method", "version", "words"),
+    [
+        (9, 21, r"is compressed with Deflate64 \(zip method 9\), which is not read here"),
+        (77, 20, r"is compressed with zip method 77, which is not read here"),
+        (8, 99, r"is a zip archive of a kind that is not read here \(zip file version 9.9\)"),
+    ],
+)
+def test_a_zip_archive_of_an_unknown_method_is_not_called_damaged(tmp_path, method, version, words):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr("t.csv", "a,y\n1,2\n")
+    content = bytearray(file.getvalue())
+    # the fields "version needed" and "method" of both headers
+    for start, field in ((b"PK\x03\x04", 4), (b"PK\x01\x02", 6)):
+        place = content.index(start) + field
+        content[place : place + 2] = version.to_bytes(2, "little")
+        content[place + 4 : place + 6] = method.to_bytes(2, "little")
+    with pytest.raises(DataError, match=words + r".*\. Unpack it and name the file in it") as found:
+        read(tmp_path, bytes(content), "t.csv.zip")
+    assert "damaged" not in str(found.value)
+
+
+@pytest.mark.parametrize(
     "option",
     [{"encoding": "klingon"}, {"delimiter": "\n"}, {"delimiter": ",", "decimal": ","}],
     ids=str,

@@ -293,5 +293,16 @@ def test_without_a_fill_value_a_missing_chunk_is_refused(tmp_path: Path) -> None
     (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(document | {"fill_value": None}))
     np.testing.assert_array_equal(read_all(tmp_path / "a.zarr"), numbers())
     (tmp_path / "a.zarr" / "2.0").unlink()
-    with pytest.raises(DataError, match=r"chunk 2.0 is missing, and the metadata have no fill"):
+    assert not zarr.open_array(str(tmp_path / "a.zarr"))[8:12].any()
+    words = (
+        r"chunk 2\.0 is missing, and the fill value is null: .* undefined, though zarr 3 returns"
+        r" zeros\. Restore the chunk\..* set \"fill_value\": 0 in \.zarray$"
+    )
+    with pytest.raises(DataError, match=words):
         open_shards(str(tmp_path / "a.zarr"))
+    # the next move that the message names
+    (tmp_path / "a.zarr" / ".zarray").write_text(json.dumps(document | {"fill_value": 0}))
+    values = numbers()
+    values[8:12] = 0
+    with pytest.warns(UserWarning, match="1 chunk is missing and read as the fill value"):
+        np.testing.assert_array_equal(read_all(tmp_path / "a.zarr"), values)

@@ -10,6 +10,7 @@ from streamtrain.stream.source import Source
 from streamtrain.stream.survey import (
     Survey,
     baselines,
+    correlations,
     linear_model,
     take_survey,
 )
@@ -54,7 +55,7 @@ def test_held_out_rows_have_no_say_in_the_statistics(write_data, format):
     # the first column is constant
     design = np.column_stack([training[:, 1:-1], np.ones(len(training))])
     expected = np.linalg.lstsq(design, training[:, -1], rcond=None)[0]
-    np.testing.assert_allclose(linear_model(survey)[1:], expected, rtol=1e-6)
+    np.testing.assert_allclose(linear_model(survey, correlations(survey))[1:], expected, rtol=1e-6)
 
 
 def survey_of(rows, holdout):
@@ -140,3 +141,25 @@ def test_a_feature_that_nearly_is_the_target_is_named(noise, named):
     rows[:, 1] += noise * np.random.default_rng(5).normal(size=4000)
     found = baselines(survey_of(rows, rows[:0]), None, ("rooms", "tax", "price"))
     assert found.near_features == named
+
+
+def test_correlations_are_made_once_for_all_that_needs_them(monkeypatch):
+    """The columns are correlated, one is constant, and the numbers are NumPy's, bit for bit."""
+    rows = made_rows(400, 1)
+    rows = np.column_stack([rows[:, 0], rows[:, 0] + rows[:, 1], np.full(400, 7.0), rows[:, -1]])
+    survey = survey_of(rows, rows[:0])
+    made = []
+    monkeypatch.setattr(
+        "streamtrain.stream.survey.correlations", lambda one: made.append(one) or correlations(one)
+    )
+    found = baselines(survey, None, ("a", "b", "constant", "y"))
+    assert made == [survey]
+    sd = np.sqrt(np.diag(survey.comoment) / 400)
+    sd[2] = 1.0
+    matrix = survey.comoment / np.outer(sd, sd) / 400
+    eigenvalues = np.linalg.eigvalsh(matrix[:3, :3])
+    assert found.feature_eigenvalues == tuple(np.maximum(eigenvalues, 0.0).tolist())
+    slopes = np.linalg.pinv(matrix[:3, :3], rcond=1e-12, hermitian=True) @ matrix[:3, 3]
+    residual = np.append(-slopes * sd[3] / sd[:3], 1.0)
+    error = residual @ survey.comoment @ residual / 400
+    assert found.best_linear_loss.value == error / (survey.comoment[3, 3] / 400)

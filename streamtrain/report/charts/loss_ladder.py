@@ -3,17 +3,16 @@
 import altair as alt
 
 from streamtrain.report.analysis import Summary
-from streamtrain.report.axis import ends_of
 from streamtrain.report.charts.theme import (
     AnyChart,
     Tables,
     chart_title,
+    labels,
     log_axis,
+    log_scale,
     size_color,
 )
-
-#: Room to the right of the curves for their labels, as a factor of the axis.
-_LABEL_ROOM = 0.25
+from streamtrain.report.label_rows import frontier_plot
 
 
 def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
@@ -27,14 +26,13 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
         return None
     has_rmse = summary.frontier[0].rmse is not None
     title = f"RMSE ({summary.data.target})" if has_rmse else "held-out loss"
-    low, high = ends_of(losses, 1.02)
-    low /= (high / low) ** _LABEL_ROOM
+    plot = frontier_plot(rows)
+    high, low = plot.x
     axis = log_axis((low, high), ",~g")  # an RMSE may be in thousands, as in the table
-    axis["scale"] = alt.Scale(type="log", domain=[high, low], nice=False)
-    x = alt.X("error:Q", title=f"{title}: better to the right", **axis)
-    y_title = "seconds of training"
-    heights = [row[name] for row in rows for name in ("seconds", "label_seconds")]
-    y = alt.Y("seconds:Q", title=y_title, **log_axis(ends_of(heights, 1.4)))
+    axis["scale"] = log_scale(plot.x)
+    x_title, y_title = f"{title}: better to the right", "seconds of training"
+    x = alt.X("error:Q", title=x_title, **axis)
+    y = alt.Y("seconds:Q", title=y_title, **log_axis(plot.y))
     base, color = alt.Chart(alt.NamedData("frontier")), size_color(tables["cells"])
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
@@ -51,9 +49,7 @@ def loss_ladder(summary: Summary, tables: Tables) -> AnyChart | None:
         base.mark_point(filled=True, size=50, opacity=1).encode(
             x=x, y=y, color=color, tooltip=tooltip
         ),
-        base.transform_filter("datum.last")
-        .mark_text(align="left", dx=12)
-        .encode(x=x, y=alt.Y("label_seconds:Q", title=y_title), text=alt.Text("size:N")),
+        *labels("frontier", tables, x_title, y_title),
     ]
     return alt.layer(*layers).properties(
         title=chart_title("The fastest size to each loss", "ring: the fastest; down is faster")

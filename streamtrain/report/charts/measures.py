@@ -1,5 +1,7 @@
 """Charts of the measurements of the trained models: noise, √m law, curvature, sharpness."""
 
+from typing import Literal
+
 import altair as alt
 
 from streamtrain.report.analysis import Summary
@@ -9,9 +11,17 @@ from streamtrain.report.charts.theme import (
     Tables,
     chart_title,
     interval_bars,
+    labels,
     log_axis,
     size_axis,
     size_color,
+)
+from streamtrain.report.label_rows import sharpness_plot
+
+#: Where α is, and on which side of it the name of a model is between both.
+_INWARDS: tuple[tuple[str, Literal["left", "right"], int], ...] = (
+    ("<", "left", 4),
+    (">", "right", -4),
 )
 
 
@@ -117,8 +127,8 @@ def sharpness(summary: Summary, tables: Tables) -> AnyChart | None:
     if not rows:
         return None
     x, color = size_axis(tables["cells"]), size_color(tables["cells"])
-    ends = ends_of([row["value"] for row in rows], 1.6)
-    y = alt.Y("value:Q", title="sharpness φ, %", **log_axis(ends))
+    title = "sharpness φ, %"
+    y = alt.Y("value:Q", title=title, **log_axis(sharpness_plot(tables).y))
     base = alt.Chart(alt.NamedData("sharpness")).transform_filter("datum.value > 0")
     tooltip = [
         alt.Tooltip("size:N", title="minibatch"),
@@ -132,9 +142,7 @@ def sharpness(summary: Summary, tables: Tables) -> AnyChart | None:
         base.mark_point(filled=True, size=80, opacity=1).encode(
             x=x, y=y, color=color, shape=alt.Shape("measure:N", legend=None), tooltip=tooltip
         ),
-        base.transform_filter("datum.last")
-        .mark_text(align="right", dx=-4, dy=-12)
-        .encode(x=x, y=y, text=alt.Text("measure:N")),
+        *labels("sharpness", tables, "minibatch size", title),
     ]
     return alt.layer(*layers).properties(title="Sharpness of the trained models")
 
@@ -146,8 +154,8 @@ def line(summary: Summary, tables: Tables) -> AnyChart | None:
         return None
     x = alt.X(
         "alpha:Q",
-        title="0: the smallest size's model, 1: the largest's",
-        axis=alt.Axis(format="~g"),
+        title="0: smallest size's model, 1: largest's",
+        axis=alt.Axis(format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=4),
     )
     y_ends = ends_of([row["loss"] for row in rows], 1.2)
     y = alt.Y("loss:Q", title="training loss", **log_axis(y_ends))
@@ -156,6 +164,12 @@ def line(summary: Summary, tables: Tables) -> AnyChart | None:
     layers = [
         base.mark_line(strokeWidth=1.8, color="#2f7fd0").encode(x=x, y=y),
         ends.mark_point(filled=True, size=80, opacity=1, style="reference").encode(x=x, y=y),
-        ends.mark_text(align="left", dx=8, dy=-8).encode(x=x, y=y, text=alt.Text("end:N")),
+        # between the models, where the loss is low: outside the line crosses them
+        *(
+            ends.transform_filter(f"datum.alpha {sign} 0.5")
+            .mark_text(align=align, dx=dx, dy=-12)
+            .encode(x=x, y=y, text=alt.Text("end:N"))
+            for sign, align, dx in _INWARDS
+        ),
     ]
     return alt.layer(*layers).properties(title="Loss on the line between two trained models")

@@ -10,10 +10,12 @@ from streamtrain.report.charts.theme import (
     AnyChart,
     Tables,
     chart_title,
+    labels,
     log_axis,
     size_axis,
     size_steps,
 )
+from streamtrain.report.label_rows import rules_plot
 from streamtrain.science.intervals import value_of
 
 #: Stability line → its dash pattern.
@@ -32,7 +34,8 @@ def learning_rates(summary: Summary, tables: Tables) -> AnyChart | None:
         return None
     losses = [row["loss"] for row in tried if row["loss"]]
     limits = [row["lr"] for row in tables["stability"]]
-    x, square = size_steps(tables), min(420, (360 / len(tables["cells"])) ** 2)
+    # the frames of neighbours do not touch in a narrow chart
+    x, square = size_steps(tables), max(3.0, min(420.0, (130 / len(tables["cells"])) ** 2))
     rates = [row["lr"] for row in tried]
     ends = ends_of([*rates, *(limit for limit in limits if limit < 30 * max(rates))], 1.6)
     y = alt.Y("lr:Q", title="learning rate", **log_axis(ends))
@@ -118,8 +121,8 @@ def rules(summary: Summary, tables: Tables) -> AnyChart | None:
     rows = [row for row in tables["arms"] if row["holdout_loss"]]
     if len({row["rule"] for row in rows}) < 2:
         return None
-    title, ends = "held-out loss at equal rows", ends_of([row["holdout_loss"] for row in rows], 1.3)
-    x, y = size_axis(tables["cells"]), alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
+    title, x = "held-out loss at equal rows", size_axis(tables["cells"])
+    y = alt.Y("holdout_loss:Q", title=title, **log_axis(rules_plot(tables).y))
     base = alt.Chart(alt.NamedData("arms")).transform_filter("datum.holdout_loss > 0")
     dash = alt.StrokeDash("rule:N", legend=None)
     shape = alt.Shape("rule:N", legend=None)
@@ -137,9 +140,7 @@ def rules(summary: Summary, tables: Tables) -> AnyChart | None:
         base.mark_point(filled=True, size=60, opacity=1, color="#2f7fd0").encode(
             x=x, y=y, shape=shape, tooltip=tooltip
         ),
-        base.transform_filter("datum.last")
-        .mark_text(align="left", dx=9)
-        .encode(x=x, y=alt.Y("label_loss:Q", title=title), text=alt.Text("rule:N")),
+        *labels("rules", tables, "minibatch size", title),
     ]
     return alt.layer(*layers).properties(
         title=chart_title("Learning-rate rules", "only the first is judged")

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 
 from streamtrain.report.axis import ends_of
+from streamtrain.report.label_places import NAME_ABOVE, NAME_BELOW, LineName
 from streamtrain.report.measure_data import Row, Tables
 from streamtrain.report.number_format import size_text
 
@@ -31,7 +32,7 @@ _FEWEST_TICKS = 3
 
 
 def theme(name: str) -> Spec:
-    """Return the Vega config `light` or `dark`: colours and type only."""
+    """Return the Vega config `light` or `dark`: colours, type and margins."""
     ink, grid, accent, paper = _INKS[name]
     axis = {
         "labelColor": ink,
@@ -43,6 +44,8 @@ def theme(name: str) -> Spec:
     }
     return {
         "background": "transparent",
+        # the label of a size at the end of an axis is wider than the axis goes beyond it
+        "padding": {"left": 5, "top": 5, "right": 15, "bottom": 5},
         "font": _FONT,
         "view": {"stroke": None},
         "range": {"ramp": _RAMPS[name]},
@@ -113,38 +116,41 @@ def edge_marks(base: alt.Chart, x: alt.X, color: alt.Color) -> alt.Chart:
     return mark.encode(x=x, y=alt.value(0), color=color, tooltip=tooltip)
 
 
-def reference_layers(
-    y: alt.Y, tables: Tables, marks: Sequence[tuple[float, float]]
-) -> list[alt.Chart]:
-    """Return the best linear and the best possible loss as labelled lines.
-
-    `marks` are what else is drawn, as (fraction of the width, loss): the label of a line is at the
-    end where they leave more room. That of the best possible loss is below its line, since no mark
-    can be there.
-    """
+def reference_layers(y: alt.Y, names: Sequence[LineName]) -> list[alt.Chart]:
+    """Return the best linear and the best possible loss as lines with their names."""
     base, layers = alt.Chart(alt.NamedData("references")), []
-    left_losses = [loss for x, loss in marks if x < 0.4]
-    right_losses = [loss for x, loss in marks if x > 0.6]
-    for row in tables["references"]:
-        right = _nearest(row["loss"], left_losses) < _nearest(row["loss"], right_losses)
-        ends = {"align": "right", "dx": -4} if right else {"align": "left", "dx": 4}
-        mark = base.transform_filter(f"datum.name == '{row['name']}'").mark_text(
-            **ends, dy=9 if row["lowest"] else -7, fontSize=10, style="reference"
+    for name in names:
+        ends = {"align": "right", "dx": -4} if name.is_right else {"align": "left", "dx": 4}
+        mark = base.transform_filter(f"datum.name == '{name.text}'").mark_text(
+            **ends, dy=NAME_BELOW if name.is_below else -NAME_ABOVE, fontSize=10, style="reference"
         )
-        layers.append(
-            mark.encode(x=alt.value("width" if right else 0), y=y, text=alt.Text("name:N"))
-        )
+        x = alt.value("width" if name.is_right else 0)
+        layers.append(mark.encode(x=x, y=y, text=alt.Text("name:N")))
     return [base.mark_rule(strokeDash=[5, 4], style="reference").encode(y=y), *layers]
-
-
-def _nearest(loss: float, others: Sequence[float]) -> float:
-    """Return the distance to the nearest of the others, on a log axis."""
-    return min((abs(math.log(other / loss)) for other in others), default=math.inf)
 
 
 def sizes_where(condition: str) -> alt.Chart:
     """Return a chart of the batch sizes for which a Vega expression holds."""
     return alt.Chart(alt.NamedData("cells")).transform_filter(condition)
+
+
+def labels(chart: str, tables: Tables, x_title: str, y_title: str) -> list[alt.Chart]:
+    """Return the labels of a chart at the places of the table `labels`, with their stems.
+
+    The titles are those of the chart's axes.
+    """
+    rows = [row for row in tables["labels"] if row["chart"] == chart]
+    if not rows:
+        return []
+    base = alt.Chart(alt.NamedData("labels")).transform_filter(f"datum.chart == '{chart}'")
+    x = alt.X("x:Q", title=x_title)
+    text = base.mark_text(align=alt.ExprRef("datum.align"), dx=alt.ExprRef("datum.dx"))
+    layers = [text.encode(x=x, y=alt.Y("label_y:Q", title=y_title), text=alt.Text("text:N"))]
+    if any(row["stem"] for row in rows):
+        stem = base.transform_filter("datum.stem > 0").mark_rule(strokeWidth=0.8)
+        y = alt.Y("y:Q", title=y_title)
+        layers.append(stem.encode(x=x, y=y, y2=alt.Y2("stem:Q"), color=alt.value("#8a929c")))
+    return layers
 
 
 def size_color(cells: Sequence[Row]) -> alt.Color:
@@ -222,7 +228,11 @@ def size_axis(cells: Sequence[Row]) -> alt.X:
     ]
     words = "".join(several) + "format(datum.value, ',d')"
     axis = alt.Axis(
-        labelExpr=words, values=[group[0] for group in groups], labelOverlap="greedy", grid=False
+        labelExpr=words,
+        values=[group[0] for group in groups],
+        labelOverlap="greedy",
+        labelSeparation=4,
+        grid=False,
     )
     return alt.X("batch_size:Q", title="minibatch size", scale=log_scale(ends), axis=axis)
 
@@ -234,6 +244,7 @@ def size_steps(tables: Tables) -> alt.X:
         values=[cell["size"] for cell in tables["cells"] if cell["label"]],
         labelAngle=0,
         labelOverlap="greedy",
+        labelSeparation=4,
     )
     return alt.X(
         "size:O", title="minibatch size", sort=sizes, scale=alt.Scale(domain=sizes), axis=axis

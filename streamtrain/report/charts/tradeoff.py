@@ -1,19 +1,18 @@
 """The main charts: speed against loss, seconds to the target, and the loss curves."""
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import altair as alt
 
 from streamtrain.report.analysis import Summary
-from streamtrain.report.axis import ends_of, share_of, with_intervals
+from streamtrain.report.axis import ends_of, with_intervals
 from streamtrain.report.charts.theme import (
     AnyChart,
     Tables,
     chart_title,
     edge_marks,
     interval_bars,
+    labels,
     log_axis,
     log_scale,
     reference_layers,
@@ -21,6 +20,7 @@ from streamtrain.report.charts.theme import (
     size_color,
     sizes_where,
 )
+from streamtrain.report.label_rows import curve_names, curve_plot, tradeoff_names, tradeoff_plot
 from streamtrain.report.measure_data import Row
 from streamtrain.report.number_format import target_word
 
@@ -46,27 +46,17 @@ def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
     losses = [cell["holdout_loss"] for cell in cells if cell["holdout_loss"]]
     if not losses or len(tables["cells"]) < 2:
         return None
-    reach = ends_of(with_intervals(cells, "rows_per_second"), 1.25)
-    x = alt.X("rows_per_second:Q", title="rows per second", **log_axis(reach, "~s"))
-    heights = [
-        cell["label_holdout_loss"] for cell in cells if cell["label"] and cell["holdout_loss"]
-    ]
-    reference_losses = [row["loss"] for row in tables["references"]]
-    ends = ends_of([*with_intervals(cells, "holdout_loss"), *heights, *reference_losses], 1.3)
-    scale = log_scale(ends)
-    marks = [
-        (share_of(cell["rows_per_second"], reach), loss)
-        for cell in cells
-        if cell["holdout_loss"]
-        for loss in (cell["holdout_loss"], cell["label_holdout_loss"])
-    ]
+    plot = tradeoff_plot(tables["cells"], tables["references"])
+    x_title = "rows per second"
+    x = alt.X("rows_per_second:Q", title=x_title, **log_axis(plot.x, "~s"))
     title = f"held-out loss at {summary.holdout_loss_at_rows:,} rows"
-    y = alt.Y("holdout_loss:Q", title=title, **log_axis(ends))
+    y = alt.Y("holdout_loss:Q", title=title, **log_axis(plot.y))
     base = sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0")
     color = size_color(tables["cells"])
+    names = tradeoff_names(tables["cells"], tables["references"])
     edge = sizes_where("datum.rows_per_second > 0 && !(datum.holdout_loss > 0)")
     layers = [
-        *reference_layers(alt.Y("loss:Q", title=title, scale=scale), tables, marks),
+        *reference_layers(alt.Y("loss:Q", title=title, scale=log_scale(plot.y)), names),
         interval_bars(base).encode(
             x=x,
             y=alt.Y("holdout_loss_lo:Q", title=title),
@@ -74,13 +64,13 @@ def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
             color=color,
         ),
         interval_bars(base).encode(
-            x=alt.X("rows_per_second_lo:Q", title="rows per second"),
+            x=alt.X("rows_per_second_lo:Q", title=x_title),
             x2=alt.X2("rows_per_second_hi:Q"),
             y=y,
             color=color,
         ),
         *_points(base, x, y, color),
-        *_sides(base, x, title, math.sqrt(reach[0] * reach[1])),
+        *labels("tradeoff", tables, x_title, title),
         edge_marks(edge, x, color),
     ]
     missing = [f"{cell['size']} ({cell['status']})" for cell in cells if not cell["holdout_loss"]]
@@ -106,12 +96,10 @@ def seconds_to_target(summary: Summary, tables: Tables) -> AnyChart | None:
     ]
     x = size_axis(tables["cells"])
     title = f"seconds to loss ≤ {target_word(target)}"
-    others = [
-        row["seconds"]
-        for name in ("law", "confirmed")
-        for row in tables.get(name, ())
-        if row["seconds"] and row["seconds"] < 30 * max(reached, default=0.0)
-    ]
+    confirmed = [row["seconds"] for row in tables.get("confirmed", ()) if row["seconds"]]
+    longest = 30 * max([*reached, *confirmed], default=0.0)
+    predicted = [row["seconds"] for row in tables.get("law", ()) if row["seconds"]]
+    others = [*confirmed, *(seconds for seconds in predicted if seconds < longest)]
     measured = with_intervals(cells, "seconds_to_target") or budgets
     ends = ends_of([*measured, *others], 2.0)
     y = alt.Y("seconds_to_target:Q", title=title, **log_axis(ends))
@@ -172,16 +160,11 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
     rows = [row for row in tables["curves"] if row[name]]
     if not rows:
         return None
-    starts = [row["loss"] for row in tables["curves"] if row["rows"] == 0]
-    start = max(starts or (row["loss"] for row in rows))
-    # a diverging curve leaves the chart at the top
-    losses = [min(row["loss"], 1.5 * start) for row in rows]
-    ends = ends_of([*losses, *(row["loss"] for row in tables["references"])], 1.15)
-    scale = log_scale(ends)
+    plot = curve_plot(name, tables["curves"], tables["references"])
+    ends, reach, scale = plot.y, plot.x, log_scale(plot.y)
     held_out = summary.data.holdout_source != "none"
-    reach = ends_of((row[name] for row in rows), 1.0)
     x = alt.X(f"{name}:Q", title=AXES[name], **log_axis(reach, "~g" if name == "seconds" else "~s"))
-    marks = [(share_of(row[name], reach), row["loss"]) for row in rows]
+    names = curve_names(name, tables["curves"], tables["references"])
     y_title = "held-out loss" if held_out else "training loss (mean of r²)"
     y = alt.Y("loss:Q", title=y_title, **log_axis(ends))
     median = alt.Y("median(loss):Q", title=y_title, scale=scale)
@@ -190,12 +173,11 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
     color = size_color(tables["cells"])
     last = sizes_where(f"datum.end_{name} > 0 && datum.end_loss <= {ends[1]} && datum.label != ''")
     end_x = alt.X(f"end_{name}:Q", title=AXES[name])
-    label_y = "end_loss" if name == "steps" else "label_loss"
     tooltip = [alt.Tooltip("size:N", title="minibatch")]
     is_one = len(tables["cells"]) == 1
     width = 2 if is_one or all(cell["label"] for cell in tables["cells"]) else 1
     layers = [
-        *reference_layers(alt.Y("loss:Q", title=y_title, scale=scale), tables, marks),
+        *reference_layers(alt.Y("loss:Q", title=y_title, scale=scale), names),
         base.mark_line(strokeWidth=0.8, strokeOpacity=0.45, opacity=1).encode(
             x=x, y=y, color=color, detail=alt.Detail("trial:N")
         ),
@@ -205,9 +187,7 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
         last.mark_point(filled=True, size=28, opacity=1).encode(
             x=end_x, y=alt.Y("end_loss:Q", title=y_title), color=color
         ),
-        last.mark_text(align="left", dx=8).encode(
-            x=end_x, y=alt.Y(f"{label_y}:Q", title=y_title), text=alt.Text("label:N")
-        ),
+        *labels(f"loss_by_{name}", tables, AXES[name], y_title),
     ]
     return alt.layer(*layers).properties(
         title=f"{y_title[0].upper()}{y_title[1:]} against {AXES[name]}"
@@ -232,22 +212,4 @@ def _points(base: alt.Chart, x: alt.X, y: alt.Y, color: alt.Color) -> list[alt.C
         base.mark_point(filled=True, size=80, opacity=1).encode(
             x=x, y=y, color=color, tooltip=_TOOLTIP
         ),
-    ]
-
-
-def _sides(base: alt.Chart, x: alt.X, title: str, middle: float) -> list[alt.Chart]:
-    """Return labels with the exact sizes next to their points.
-
-    They are on the side that faces the `middle`, so that none leaves the chart.
-    """
-    # 12 pixels: outside of the ring
-    sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (
-        ("<=", "left", 12),
-        (">", "right", -12),
-    )
-    return [
-        base.transform_filter(f"datum.rows_per_second {sign} {middle}")
-        .mark_text(align=align, dx=dx, dy=-8)
-        .encode(x=x, y=alt.Y("label_holdout_loss:Q", title=title), text=alt.Text("label:N"))
-        for sign, align, dx in sides
     ]

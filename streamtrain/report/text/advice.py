@@ -302,7 +302,7 @@ def _of_rates(analysis: Analysis) -> Warnings:
         if at_edge:
             tried = ", ".join(sorted({rate_text(cell.lr) for cell in at_edge}, key=float))
             text = (
-                f"The best learning rate of {_sizes(at_edge)} is the {name} that was tried"
+                f"At {_sizes(at_edge)} the best learning rate is the {name} that was tried"
                 f" ({tried}): the best may be beyond it."
             )
             yield text, f"--lr-grid {','.join(_rates_beyond(run, at_edge, pick))}"

@@ -86,7 +86,18 @@ def _seconds(summary: Summary, tables: Tables) -> list[str]:
         sentences.append("Squares: trained from start to end, measured in wall-clock time.")
     if any(row["seconds"] for row in tables.get("law", ())):
         sentences.append("Dashed: what the laws of steps and of time predict.")
-    return sentences
+    return [*sentences, _without_law(summary)]
+
+
+def _without_law(summary: Summary) -> str:
+    """Return why the curve of the laws is missing, where a fit did not determine B_crit."""
+    fitted = section(section(summary.landmarks, "laws"), "critical_batch_size")
+    if fitted.get("value") is None or summary.landmarks["steps_10"] is not None:
+        return ""
+    return (
+        "Without the curve of the laws, since these sizes do not determine B_crit: see “steps"
+        " follow” below."
+    )
 
 
 def _ring(tables: Tables) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from streamtrain.base.units import format_count
 from streamtrain.report.analysis import Summary, estimate_of, section
+from streamtrain.report.measure_data import is_without_bounds
 from streamtrain.report.number_format import (
     loss_figure_text,
     loss_text,
@@ -214,12 +215,15 @@ def _sqrt_m(summary: Summary) -> Iterator[str]:
 
 def _noise(summary: Summary) -> Iterator[str]:
     scale = section(summary.measures, "noise_scale")
-    if text := scale_text(estimate_of(scale)):
+    if text := scale_text(found := estimate_of(scale)):
         where = ""
         if scale.get("batch_size"):
             where = f" at the end of the training of {size_text(scale['batch_size'])}"
+        if found and is_without_bounds(found):
+            yield f"The noise scale{where} is {text}."
+            return
         yield (
-            f"Noise and signal of the gradient balance at {text} rows{where}: beyond that a larger"
+            f"Noise and signal of the gradient balance at {text}{where}: beyond that a larger"
             " minibatch hardly changes the direction."
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from streamtrain.base.units import format_count, format_percent, format_seconds
 from streamtrain.report.analysis import Analysis, Summary, estimate_of, section
+from streamtrain.report.measure_data import is_without_bounds
 from streamtrain.report.number_format import (
     cell_size_text,
     interval_text,
@@ -14,7 +15,7 @@ from streamtrain.report.number_format import (
     times_text,
 )
 from streamtrain.report.text.more_rows import more_rows_text
-from streamtrain.science.intervals import Estimate
+from streamtrain.science.intervals import LOWER_BOUND, Estimate
 from streamtrain.science.landmarks import Landmarks, Laws
 from streamtrain.science.steps_law import LocalGrowth, StepsLaw
 from streamtrain.science.throughput import ThroughputLaw
@@ -32,11 +33,11 @@ def speed_facts(analysis: Analysis) -> Facts:
     facts: Facts = []
     if law.alpha_seconds and law.beta_seconds_per_row:
         alpha = interval_text(law.alpha_seconds, format_seconds)
-        beta = interval_text(law.beta_seconds_per_row, _nanoseconds)
-        facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta} per row"))
+        beta = interval_text(law.beta_seconds_per_row, _nanoseconds, " per row")
+        facts.append(("a step of B rows takes", f"α + βB: α = {alpha} and β = {beta}"))
     if law.delivery_rate and law.delivery_rate.value:
-        rate = interval_text(law.delivery_rate, format_count)
-        facts.append(("the stream delivers", f"{rate} rows/s"))
+        rate = interval_text(law.delivery_rate, format_count, " rows/s")
+        facts.append(("the stream delivers", rate))
     if law.alpha_seconds and law.beta_seconds_per_row:
         facts.append(("reading is the limit", _crossover(summary, law)))
     if text := _overlap(law.overlap):
@@ -164,7 +165,7 @@ def _optimum(laws: Laws) -> str:
         text = "unbounded: a row costs nothing to compute"
         is_limited = True
     else:
-        text = f"{interval_text(free, _rows)} rows"
+        text = interval_text(free, _rows, " rows")
         is_limited = abs(best.value - free.value) > 0.01 * free.value
     if is_limited:
         text += f"; limited by the delivery rate {interval_text(best, _rows)}"
@@ -185,10 +186,10 @@ def _growth(local: LocalGrowth | None) -> str:
         return ""
     growth, saving = local.growth, 100 * (1 - local.gamma)
     text = (
-        f"B_crit went from {_rows(local.local_critical[0])} to {_rows(local.local_critical[-1])}"
-        f" between loss {loss_text(local.losses[0])} and {loss_text(local.losses[-1])}"
-        f" ({interval_text(growth, times_text)} ×): growing the minibatch could save at most"
-        f" {saving:.0f} % of the rows"
+        f"B_crit changed by a factor of {interval_text(growth, times_text)}, from"
+        f" {_rows(local.local_critical[0])} rows at loss {loss_text(local.losses[0])} to"
+        f" {_rows(local.local_critical[-1])} at {loss_text(local.losses[-1])}: growing the"
+        f" minibatch could save at most {saving:.0f} % of the rows"
     )
     if not local.doublings:
         is_shown = (growth.lo or 0) > 1 or growth.n < 2
@@ -217,13 +218,13 @@ def _noise_facts(measures: Json) -> FactIterator:
         model = f" (model trained at {size_text(size)})" if size else ""
         yield (
             "B_simple, tr Σ / |G|²",
-            f"{text} rows{model}; near the noise floor of SGD it is about 2B·tr C/(η·tr C²) and"
+            f"{text}{model}; near the noise floor of SGD it is about 2B·tr C/(η·tr C²) and"
             " reflects the run's own η/B",
         )
     if text := scale_text(estimate_of(noise.get("weighted"))):
-        yield "B_noise, tr HΣ / GᵀHG", f"{text} rows"
+        yield "B_noise, tr HΣ / GᵀHG", text
     if text := scale_text(estimate_of(noise.get("preconditioned"))):
-        yield "B_simple in the coordinates of Adam", f"{text} rows"
+        yield "B_simple in the coordinates of Adam", text
     slope = estimate_of(section(measures, "sqrt_m_slope"))
     if slope and slope.value is not None:
         holds = slope.lo is not None and slope.hi is not None and slope.lo <= -0.5 <= slope.hi
@@ -236,16 +237,18 @@ def _noise_facts(measures: Json) -> FactIterator:
 
 
 def scale_text(scale: Estimate | None) -> str:
-    """Return a noise scale in rows, `105 [88, 131]`; empty without one.
+    """Return a noise scale, `105 [88, 131] rows`; empty without one.
 
     It is `≥ 88` where the gradient is not significantly different from zero.
     """
     if scale is None or (scale.value is None and not scale.lo):
         return ""
-    if scale.kind == "fieller lower bound":
+    if is_without_bounds(scale):
+        return "not determined: the gradient is not distinguishable from noise"
+    if scale.kind == LOWER_BOUND:
         least = _rows(scale.lo or 0.0)
-        return f"≥ {least} (the gradient is not distinguishable from noise: no upper bound)"
-    return interval_text(scale, _rows)
+        return f"≥ {least} rows (the gradient is not distinguishable from noise: no upper bound)"
+    return interval_text(scale, _rows, " rows")
 
 
 def _curvature_facts(curvature: Json) -> FactIterator:

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 
 from streamtrain.base.units import format_count
 from streamtrain.report.analysis import Analysis
@@ -122,16 +123,21 @@ def _missed(analysis: Analysis, cell: Cell) -> str:
     if cell.steps_to_target:
         missed = len(cell.curves) - len(cell.steps_to_target)
         some = f" in {missed} of {len(cell.curves)} trials"
-    text = f"did not reach loss {target_word(target)}{some} within {budget_text(analysis.run)} rows"
+    text = f"did not reach loss {target_word(target)}{some} within {_trained_text([cell])} rows"
     slower_by = analysis.judgement.choice.slower_by.get(cell.batch_size)
     if slower_by is None or (slower_by.lo or 0.0) <= 0:
         return text
     return f"{text}: at least {slower_text(slower_by.lo or 0.0)} slower"
 
 
-def budget_text(run: Run) -> str:
-    """Return the rows that each learner trains on, for a sentence: `4M`, `327,346`."""
-    rows = run.train_rows
+def _trained_text(cells: Sequence[Cell]) -> str:
+    """Return the rows that cells trained on in each trial that judges them: `4M`, `327,346`.
+
+    Fresh seeds may have fewer rows than the trials that chose the learning rates.
+    """
+    curves = [curve for cell in cells for curve in cell.curves.values() if curve.rows]
+    finished = [curve.rows[-1] for curve in curves if curve.finished]
+    rows = min(finished or [curve.rows[-1] for curve in curves], default=0)
     if rows >= 1e6 and rows % 10_000 == 0:
         return format_count(rows).replace(" ", "")
     return f"{rows:,}"
@@ -213,7 +219,7 @@ def _no_reason(analysis: Analysis) -> str:
             "The target is constant: there is nothing to learn, so no size can be recommended. Name"
             " another --target."
         )
-    budget = budget_text(run)
+    budget = _trained_text([cell for loss, cell in scored])
     if loss >= (run.baseline.constant_loss or math.inf):
         advice = outlier_advice(run) or "Try smaller rates with --lr-grid."
         return (

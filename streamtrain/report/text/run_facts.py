@@ -80,7 +80,8 @@ def cost_facts(summary: Summary) -> Facts:
         passes = "1 pass" if summary.passes == 1 else f"{summary.passes} passes"
         facts.append(("rows read", f"{summary.rows_read:,} in {passes}"))
     if summary.rows_saved is not None and summary.verb == "sweep":
-        facts.append(("rows not read because passes are shared", f"{summary.rows_saved:,}"))
+        saved = f"{summary.rows_saved:,} rows, since a pass feeds every size and rate"
+        facts.append(("reading saved", saved))
     if fetched and fetch_seconds:
         rate = format_bytes(round(fetched / fetch_seconds))
         facts.append(("from the object store", f"{format_bytes(fetched)}, {rate}/s per request"))

@@ -41,6 +41,15 @@ _MAGIC = {
 }
 #: First bytes of what Arrow decompresses.
 _ARROW_CODECS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+#: Methods of zip that the zipfile module may not know (APPNOTE.TXT 6.3.10, 4.4.5).
+_ZIP_METHODS = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64",
+    93: "Zstandard",
+    95: "XZ",
+    98: "PPMd",
+}
 _BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -68,8 +77,7 @@ def open_bytes(path: str, storage: Storage) -> Iterator[IO[bytes] | Any]:
             file = stack.enter_context(pa.PythonFile(raw, mode="r"))
             yield stack.enter_context(pa.CompressedInputStream(file, codec))
         elif head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            archive = stack.enter_context(zipfile.ZipFile(raw))
-            yield stack.enter_context(archive.open(_only_member(path, archive)))
+            yield _open_zip(path, raw, stack)
         else:
             yield raw
 
@@ -104,6 +112,30 @@ class _Members:
                 raise EOFError(str(error)) from error
             if part:
                 return part
+
+
+def _open_zip(path: str, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
+    """Open the only file of a zip archive, until the `stack` ends.
+
+    Raises DataError for a method of compression that the zipfile module does not know.
+    """
+    method = zipfile.ZIP_STORED
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(raw))
+        member = _only_member(path, archive)
+        method = member.compress_type
+        return stack.enter_context(archive.open(member))
+    except NotImplementedError as error:
+        if method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            reason = f"is a zip archive of a kind that is not read here ({shown(str(error))})"
+        else:
+            number = f"zip method {method}"
+            name = f"{_ZIP_METHODS[method]} ({number})" if method in _ZIP_METHODS else number
+            reason = f"is compressed with {name}, which is not read here"
+        raise DataError(
+            f"{path}: {reason}. Unpack it and name the file in it, or pack it again with Deflate,"
+            " the usual method."
+        ) from error
 
 
 def _only_member(path: str, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
@@ -153,7 +185,6 @@ def decompressing(path: str) -> Iterator[None]:
         lzma.LZMAError,
         zipfile.BadZipFile,
         gzip.BadGzipFile,
-        NotImplementedError,  # zipfile, for a method of compression that it does not know
     ) as error:
         raise DataError(
             f"{path}: its compressed data are damaged or cut off ({shown(str(error))}). Copy"

@@ -93,9 +93,10 @@ def count_absent_chunks(
             )
             if array.metadata.fill_value is None:
                 raise DataError(
-                    f"{url}: chunk {key} is missing, and the metadata have no fill value. Restore"
-                    " it. If it held only zeros, which zarr 3 does not write, write the array again"
-                    " with fill_value=0 or as Zarr v3."
+                    f"{url}: chunk {key} is missing, and the fill value is null: by the"
+                    " specification of Zarr v2 its values are undefined, though zarr 3 returns"
+                    " zeros. Restore the chunk. If it held only zeros, which zarr 3 does not write,"
+                    f' set "fill_value": 0 in {join_key(name, ".zarray")}.'
                 )
             continue
         present += 1
