@@ -78,9 +78,19 @@ def sweep_layer(run: str | None, given: Layer) -> Layer:
 
 
 def takes_recommended_size(given: Layer) -> bool:
-    """Return whether layers set `train.batch_size` to `auto`, which `--from` replaces."""
+    """Return whether layers set `train.batch_size` to `auto`, which `--from` replaces.
+
+    Raises ConfigError where the layer that does also sets sizes by rows.
+    """
     setting = given.get("train.batch_size")
-    return setting is not None and setting.value == AUTO
+    if setting is None or setting.value != AUTO:
+        return False
+    if is_set(given, _SCHEDULE):
+        raise ConfigError(
+            f"{setting.origin} {AUTO} takes the sizes that the sweep of --from recommends, and"
+            f" {given[_SCHEDULE].origin} gives others. Leave out one of them."
+        )
+    return True
 
 
 def refuse_moved(run: str | None, recommended: Layer, given: Layer) -> None:

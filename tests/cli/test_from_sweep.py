@@ -129,6 +129,24 @@ def test_auto_is_what_the_sweep_recommends_whatever_else_is_set(command, swept, 
     assert json.loads(plain.out)["batch_sizes"] == ([16, 64] if wins else [size])
 
 
+def test_auto_and_a_schedule_together_are_refused(command, swept, tmp_path):
+    """The schedule was trained, as if `auto` had not been given."""
+    (tmp_path / "own.yaml").write_text("train: {batch_size: auto, batch_schedule: '8@0,32@99'}\n")
+    flags = ("--batch-size", "auto", "--batch-schedule", "8@0,32@1k")
+    for words, names in (
+        (flags, ("--batch-size", "--batch-schedule")),
+        (("-c", "own.yaml"), ("own.yaml:1", "own.yaml:1")),
+    ):
+        said = command("train", "--from", "a sweep", *words, "--dry-run")
+        assert said.code == 2
+        assert said.err == (
+            f"error: {names[0]} auto takes the sizes that the sweep of --from recommends, and"
+            f" {names[1]} gives others. Leave out one of them.\n"
+        )
+    unset = ("--batch-size", "auto", "--set", "train.batch_schedule=null", "--dry-run")
+    assert command("train", "--from", "a sweep", *unset).code == 0
+
+
 def test_no_schedule_is_the_constant_size_with_its_own_rate(command, swept, tmp_path):
     """The rate of a size that grew was said to be the sweep's for the default of 256 rows."""
     growing = {"batch_schedule": "16@0,64@1024", "learning_rate": 0.003, "wins": True}
