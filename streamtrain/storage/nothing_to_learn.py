@@ -1,4 +1,4 @@
-"""Why nothing can be learned from the columns that `inspect` describes."""
+"""Why nothing can be learned from the columns that `inspect` describes, or from so few rows."""
 
 import shlex
 from collections.abc import Mapping
@@ -6,7 +6,28 @@ from typing import Any
 
 from streamtrain.base.words import plural
 from streamtrain.errors import shown
+from streamtrain.plan.holdout import FEWEST_ROWS
 from streamtrain.storage.column_choice import constants_text
+
+
+def too_few(url: str, rows: int, which: str = "") -> str:
+    """Return why so few rows of a table are refused; empty where a fifth of them is a row.
+
+    `which`: a word on the rows that were counted.
+    """
+    if rows >= FEWEST_ROWS:
+        return ""
+    counted = f"{plural(rows, 'row')} {which}".rstrip()
+    if rows < 2:
+        return (
+            f"{url}: {counted}: there is nothing to learn. Add rows: `train` needs {FEWEST_ROWS},"
+            " and a sweep some hundreds."
+        )
+    return (
+        f"{url}: {counted}: a fifth is held out, which takes {FEWEST_ROWS} rows. Add rows (a sweep"
+        " needs some hundreds), judge on others with --eval-data, or `train` on all of them,"
+        " unjudged, with --holdout 0."
+    )
 
 
 def nothing_to_learn(document: Mapping[str, Any]) -> str:
@@ -24,10 +45,7 @@ def nothing_to_learn(document: Mapping[str, Any]) -> str:
         )
     usable = rows - (target["nulls"] or 0)
     if usable < 2:
-        return (
-            f"{url}: {plural(usable, 'row')} with a target: there is nothing to learn. A sweep"
-            " needs some hundreds."
-        )
+        return too_few(url, usable, "with a target")
     if empty:
         left = [column["name"] for column in features if column["name"] not in empty]
         cure = f"--features {shlex.quote(','.join(left))}" if left else "other --features"
@@ -46,4 +64,4 @@ def nothing_to_learn(document: Mapping[str, Any]) -> str:
             f"{url}: each feature is constant: {texts}. There is nothing to learn from. Choose"
             " others with --features."
         )
-    return ""
+    return too_few(url, rows)

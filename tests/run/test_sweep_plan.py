@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_gen import generate
 from streamtrain.config import DEFAULT_BUDGET, make_config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.batch_sizes import FIXED_SIZES, first_sizes, largest_size
 from streamtrain.records import LadderInfo
 from streamtrain.run.measure import REPORT_SECONDS, with_reserve
@@ -117,11 +117,11 @@ def test_what_only_a_fixed_plan_can_do_asks_for_one_and_is_refused_with_a_budget
         plan(data, budget="60s", **keys)
 
 
-@pytest.mark.parametrize("keys", [{"budget": "60s"}, {"goal": "loss-at-rows"}])
+@pytest.mark.parametrize("keys", [{"budget": "60s"}, {"goal": "loss-at-rows"}, {"trials": 2}])
 def test_a_table_too_small_to_hold_rows_out_is_named_as_the_reason(tmp_path, keys):
     tiny = tmp_path / "t.csv"
     tiny.write_text("a,y\n1,2\n2,1\n3,4\n")
-    with pytest.raises(ConfigError, match=r"needs held-out rows, and of 3 rows .*--eval-data"):
+    with pytest.raises(DataError, match=r"3 rows: a fifth is held out, .* with --eval-data"):
         plan(tiny, **keys)
 
 
