@@ -32,10 +32,11 @@ from streamtrain.run.at_once import share_gpu
 from streamtrain.run.confirm import confirm
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
-from streamtrain.run.measure import measure_sweep, with_reserve
+from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.passes_ahead import PassAhead, PassesAhead, make_learners, with_shared_seconds
 from streamtrain.run.prepare import Prepared
+from streamtrain.run.reserve import with_reserve
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.sweep_plan import plan_sweep, sweep_rules
 from streamtrain.run.timing import REPEATS, measure_throughput

@@ -1,7 +1,5 @@
 """What a sweep tries, from its flags and its data."""
 
-from itertools import count
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +9,6 @@ from streamtrain.config import DEFAULT_BUDGET, make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.batch_sizes import FIXED_SIZES, first_sizes, largest_size
 from streamtrain.records import LadderInfo
-from streamtrain.run.measure import REPORT_SECONDS, with_reserve
 from streamtrain.run.prepare import prepare
 from streamtrain.run.sweep_plan import (
     ladder_of,
@@ -49,34 +46,6 @@ def test_the_default_is_a_minute_at_sizes_that_may_grow(data):
     assert sizes == (16, 64, 256, 1024)
     assert ladder.budget_seconds == DEFAULT_BUDGET
     assert ladder.largest_size == 1024
-
-
-def test_what_is_no_pass_is_reserved_from_a_budget_of_seconds(data, monkeypatch):
-    """Opening counts as it was measured, and a sweep that measures more reserves more."""
-    monkeypatch.setattr("streamtrain.run.measure._seconds_per_row_gradient", lambda *_: 1e-6)
-
-    def reserved(measure, opening=0.0, budget=60.0):
-        config = make_config(
-            {"data": {"path": str(data)}, "sweep": {"measure": measure, "budget": budget}}
-        )
-        prepared = prepare(config, learners=2, rates=2)
-        return with_reserve(prepared, ladder_of(prepared), (16, 64), opening).reserved_seconds
-
-    assert reserved("none") == REPORT_SECONDS
-    assert reserved("none", opening=3.5) == REPORT_SECONDS + 3.5
-    assert REPORT_SECONDS < reserved("shuffle") < reserved("noise,curvature,sharpness,shuffle")
-    assert reserved("none", opening=3.5, budget="10M") == 0.0
-
-
-def test_more_is_reserved_on_a_busy_machine(data, monkeypatch):
-    """Clocks of a thread that gets a quarter of its core."""
-    ticks = count()
-    monkeypatch.setattr("streamtrain.run.measure.time.perf_counter", lambda: 0.4 * next(ticks))
-    monkeypatch.setattr("streamtrain.run.measure.time.thread_time", lambda: 0.05 * next(ticks))
-    monkeypatch.setattr("streamtrain.run.measure.measure_costs", lambda *_, **__: [])
-    prepared = prepare(make_config({"data": {"path": str(data)}}), learners=2, rates=2)
-    ladder = with_reserve(prepared, LadderInfo(budget_seconds=60.0), (16,), 0.0)
-    assert ladder.reserved_seconds == pytest.approx(8.0 * REPORT_SECONDS)
 
 
 def test_a_budget_too_small_for_what_is_always_done_is_announced_as_longer():
