@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.imports import importing_without_gc
 from streamtrain.base.redact import Secrets
 from streamtrain.base.words import plural
+from streamtrain.cli.command_clock import command_began
 from streamtrain.cli.flag_groups import Output, Sources, load_config
 from streamtrain.cli.from_sweep import (
     FinishedSweep,
@@ -79,10 +81,12 @@ def run(
         with importing_without_gc("streamtrain.api"):
             from streamtrain import api
         if dry_run:
-            plan = api.plan_run(config, verb)
+            plan = api.plan_run(config, verb, began=command_began())
             show(api.plan_text(plan), plan, as_json=output.json)
             return
-        run_verb = api.run_sweep if verb == "sweep" else api.run_train
+        run_verb = api.run_train
+        if verb == "sweep":
+            run_verb = partial(api.run_sweep, began=command_began())
         with (
             api.open_run(verb, config, out, resume) as directory,
             _observer(

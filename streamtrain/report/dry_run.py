@@ -48,7 +48,9 @@ _FEWEST_CALLS = 3
 _NO_MODELS: Json = dict.fromkeys(NumModels._fields)
 
 
-def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
+def plan_run(
+    config: Config, verb: Literal["sweep", "train"], *, began: float | None = None
+) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
     `seconds` are those of all passes and of what follows them, without opening the data;
@@ -56,11 +58,12 @@ def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
     of the passes if nothing were trained. Both share the processor, so `seconds` may be more than
     the larger one. A sweep takes `seconds` at least and `most_seconds` at most, as its records
     decide; a training that a flat loss ends takes `seconds` at most. All are None where a clock or
-    a budget ends the run. Raises what the run itself would raise before its first step.
+    a budget ends the run. `began`: as for `run_sweep`. Raises what the run itself would raise
+    before its first step.
     """
     if is_wanted(config.cluster):
         check_options(verb, config)
-    return _train_plan(config) if verb == "train" else _sweep_plan(config)
+    return _train_plan(config) if verb == "train" else _sweep_plan(config, began)
 
 
 def _train_plan(config: Config) -> Json:
@@ -86,14 +89,15 @@ def _train_plan(config: Config) -> Json:
     }
 
 
-def _sweep_plan(config: Config) -> Json:
+def _sweep_plan(config: Config, began: float | None) -> Json:
     # imports torch, as the sweep does
     from streamtrain.run.reserve import with_reserve
 
     started = time.perf_counter()
     plan = plan_sweep(config)
     prepared, opening = plan.prepared, time.perf_counter() - started
-    ladder = with_reserve(prepared, plan.ladder, plan.sizes, opening)
+    before = 0.0 if began is None else started - began
+    ladder = with_reserve(prepared, plan.ladder, plan.sizes, opening, before)
     has_end = ladder is None and prepared.last_row < NO_LAST_ROW
     costs = _row_costs(prepared, plan.sizes, plan.rates, has_end=has_end)
     fewest, most = sweep_times(plan, costs) if has_end else (None, None)

@@ -17,17 +17,22 @@ _LEAST_CORE_SECONDS = 0.01
 
 
 def with_reserve(
-    prepared: Prepared, ladder: LadderInfo | None, sizes: Sequence[int], opening: float
+    prepared: Prepared,
+    ladder: LadderInfo | None,
+    sizes: Sequence[int],
+    opening: float,
+    before: float = 0.0,
 ) -> LadderInfo | None:
     """Return the limits of a sweep with the seconds that are neither passes nor timings.
 
-    They are `opening`, the seconds of opening the data, and those of `seconds_after`. Without a
-    budget in seconds the limits stay as they are.
+    They are `before`, from the start of the budget to that of the sweep; `opening`, the seconds of
+    opening the data; and those of `seconds_after`. Without a budget in seconds the limits stay as
+    they are.
     """
     if ladder is None or ladder.budget_seconds is None:
         return ladder
     seconds = seconds_after(prepared, sizes, at_target=MOST_TRIALS * len(sizes))
-    return replace(ladder, reserved_seconds=opening + seconds)
+    return replace(ladder, reserved_seconds=opening + seconds, before_seconds=before)
 
 
 def seconds_after(prepared: Prepared, sizes: Sequence[int], *, at_target: int) -> float:

@@ -51,6 +51,8 @@ def test_the_default_is_a_minute_at_sizes_that_may_grow(data):
 def test_a_budget_too_small_for_what_is_always_done_is_announced_as_longer():
     assert LadderInfo(budget_seconds=60.0, reserved_seconds=7.0).announced_seconds == 60.0
     assert LadderInfo(budget_seconds=2.0, reserved_seconds=7.0).announced_seconds == 14.0
+    spent = LadderInfo(budget_seconds=2.0, reserved_seconds=7.0, before_seconds=3.0)
+    assert spent.announced_seconds == 17.0
     assert LadderInfo(budget_rows=10, reserved_seconds=7.0).announced_seconds is None
 
 
