@@ -315,8 +315,8 @@ def _time_text(plan: Json) -> str:
     about = f"about {format_seconds(seconds)}"
     if plan["train_rows"] is None:
         about = f"at most {about}"
-    elif most > seconds:
-        about += f", at most about {format_seconds(most)} if results ask for further passes"
+    elif format_seconds(most) != format_seconds(seconds):
+        about = f"at least {about} and at most {format_seconds(most)} (where results ask for more)"
     return (
         f"{about}{limit} after opening, {bottleneck} being the"
         f" bottleneck (reading alone {format_seconds(reading)}, training alone"

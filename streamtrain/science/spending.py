@@ -12,9 +12,9 @@ from streamtrain.science.selection import DEFAULT_WITHIN, Selection
 #: them with fewer sizes.
 TRIALS_RESERVED = 9.0
 
-#: The fraction of the budget for the passes and timings at most. The rest is for imports, opening,
-#: measuring and the report. Where these need more, the passes get what is left, but at least the
-#: second part.
+#: The fraction of the budget for the passes and timings at most. The rest is for imports, kernels,
+#: opening, measuring and the report. Where these need more, the passes get what is left, but at
+#: least the second part.
 PASSES_SHARE, LEAST_PASSES_SHARE = 0.85, 0.25
 
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.

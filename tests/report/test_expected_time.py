@@ -5,6 +5,7 @@ import math
 import pytest
 
 from data_gen import generate
+from streamtrain.base.units import format_seconds
 from streamtrain.config import make_config
 from streamtrain.records import Confirmed, Evaluation, PassEnded
 from streamtrain.report.dry_run import plan_run, plan_text
@@ -103,7 +104,9 @@ def test_a_dry_run_of_a_fixed_plan_says_what_the_results_may_ask_for(data, monke
     text = plan_text(plan)
     assert "14 to 32 models: 2 trials, 2 batch sizes, 3 learning rates each;" in text
     assert "2 on fresh seeds and at most 3 to extend the learning rates\n" in text
-    assert " if results ask for further passes after opening" in text
+    least, most = format_seconds(plan["seconds"]), format_seconds(plan["most_seconds"])
+    said = f"at least about {least} and at most {most} (where results ask for more) after opening"
+    assert (said if least != most else f"about {least} after opening") in text
     plan = plan_run(fixed_plan(data, lr_rule="fixed"), "sweep")
     assert plan["seconds"] == plan["most_seconds"]
     text = plan_text(plan)
