@@ -5,6 +5,7 @@ take a whole Config and an open folder.
 """
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,6 +119,7 @@ def run_sweep(
     client: Any = None,
     on_note: Callable[[str], None] = _ignore_note,
     drawing: Drawing | None = None,
+    began: float | None = None,
 ) -> SweepResult:
     """Run a sweep into an open folder, or only read it if the sweep had ended: records and report.
 
@@ -129,9 +131,11 @@ def run_sweep(
         client: A `distributed.Client` whose workers do the training.
         on_note: Receives human-readable messages, such as the loss of a worker.
         drawing: See `write_report`.
+        began: When the seconds of a budget began, by `time.perf_counter`; None: with this call.
 
     Raises ConfigError, DataError or ResourceError.
     """
+    began = time.perf_counter() if began is None else began
     out, secrets = run.out, config.data.secrets
     with hiding_in_errors(secrets):
         run.check_config("sweep", config)
@@ -143,7 +147,7 @@ def run_sweep(
         saving = run.saving(config, Interrupt(grace_seconds=SWEEP_GRACE_SECONDS, notify=on_note))
         metadata = {"command": command, "folder": str(out), "env": environment()}
         with choose_runner("sweep", config, out, client=client, notify=on_note) as runner:
-            sweep_records(config, run.log, metadata, saving, runner)
+            sweep_records(config, run.log, metadata, saving, runner, began=began)
         with naming_path(out, _ADVICE):
             summary = write_report(run.records, out, pictures=report, drawing=drawing)
         return SweepResult(out=out, summary=summary)

@@ -84,6 +84,15 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             "f:3: train.batch_size: write rows like 256 or 64Ki, or auto (got 'AUTO')",
             id="auto in capitals",
         ),
+        *(
+            pytest.param(
+                {"train": {"device": name}},
+                "f:3: train.device: write auto, cpu, cuda, or cuda:N for one of several GPUs (got"
+                f" {name!r})",
+                id=f"device {name}",
+            )
+            for name in ("CUDA", "cuda:", "gpu", "cpu:0", "cuda:0\n")
+        ),
         pytest.param(
             {"sweep": {"batch_sizes": "AUTO"}},
             "f:3: sweep.batch_sizes: write sizes like 64,1024 or 64..1Mi*4, or auto (got 'AUTO')",

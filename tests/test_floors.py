@@ -67,7 +67,8 @@ DOORS = {
 DEFERRED = {
     "cluster.runner": ("cluster.choice",),
     "report.pages": ("report.write",),
-    "run.measure": ("report.dry_run",),
+    "run.measure": ("report.expected_time",),
+    "run.reserve": ("report.dry_run", "report.expected_time"),
     "run.sweep": ("api",),
     "storage.imported": ("storage.dataset",),
     "storage.zarr.zarr_reader": ("storage.dataset", "storage.manifest", "storage.readers"),

@@ -26,7 +26,12 @@ from streamtrain.cli.config_layers import (
     resolve,
     set_layer,
 )
-from streamtrain.cli.from_sweep import refuse_moved, sweep_layer, takes_recommended_size
+from streamtrain.cli.from_sweep import (
+    FinishedSweep,
+    refuse_moved,
+    sweep_layer,
+    takes_recommended_size,
+)
 from streamtrain.config import (
     DATA_FLAGS,
     RESOLVED,
@@ -350,13 +355,13 @@ def load_config(
     flags: Any,
     sources: Sources,
     *,
-    from_run: str | None = None,
+    sweep: FinishedSweep | None = None,
     imports: bool = True,
 ) -> tuple[Config, dict[str, str]]:
     """Return the config of a verb, and the origin of every key that was set.
 
     `path`: the verb's positional DATA. `flags`: an instance of one of the classes above.
-    `from_run`: the folder of the sweep whose recommendation comes before all other layers.
+    `sweep`: the one whose recommendation comes before all other layers.
     `imports`: the verb imports the code that the config names, so the files of a run may not be the
     only ones to name it. Raises ConfigError, and DataError for a damaged file of a run.
     """
@@ -370,12 +375,12 @@ def load_config(
     )
     own = merge_layers(own, *layers)
     given = merge_layers(file, *layers)
-    if from_run is not None and takes_recommended_size(given):
+    if sweep is not None and takes_recommended_size(given):
         del given["train.batch_size"]
-    recommended = sweep_layer(from_run, given)
+    recommended = sweep_layer(sweep, given)
     if imports:
         refuse_code(recommended | kept, own)
-    refuse_moved(from_run, recommended, given)
+    refuse_moved(sweep, recommended, given)
     return resolve(recommended, given)
 
 

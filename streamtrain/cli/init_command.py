@@ -65,6 +65,7 @@ def init(
     from streamtrain.storage.column_places import eligible
     from streamtrain.storage.dataset import bind_columns, find_shards
     from streamtrain.storage.inspect import inspect
+    from streamtrain.storage.nothing_to_learn import empty_features
     from streamtrain.storage.remote.store_options import make_storage
 
     if out != "-" and Path(out).exists():
@@ -83,6 +84,12 @@ def init(
         chosen = target if target is not None or not numeric else numeric[-1]
         names = named or [name for name in numeric if name != chosen]
         document = inspect(bind_columns(found, features=names, target=chosen))
+        # what was not asked for is left out where no training could use it
+        empty = [] if named else empty_features(document)
+        if len(empty) < len(names):
+            names = [name for name in names if name not in empty]
+            columns = [column for column in document["columns"] if column["name"] not in empty]
+            document["columns"] = columns
     shown = {name: value for name, value in redact_options(options).items() if value != HIDDEN}
     text = config_text(
         redact_url(data),

@@ -92,14 +92,12 @@ def inspect(
 
 
 def _names_without(document: Mapping[str, Any], left_out: Sequence[str]) -> str | None:
-    """Return the other features as `--features` takes them.
+    """Return the other features as `--features` takes them; None where it cannot."""
+    from streamtrain.storage.nothing_to_learn import features_text
 
-    None where they are too many for a command, or have names that it would split.
-    """
     *features, _ = document["columns"]
     names = [column["name"] for column in features if column["name"] not in left_out]
-    is_whole = all(name == name.strip() and "," not in name for name in names)
-    return ",".join(names) if is_whole and len(names) <= _MOST_COLUMNS else None
+    return features_text(names)
 
 
 def page(document: Mapping[str, Any], command: str) -> str:

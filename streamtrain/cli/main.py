@@ -22,6 +22,7 @@ from streamtrain import __version__
 from streamtrain.base.interrupt import Terminated, signals_terminate
 from streamtrain.base.redact import Secrets
 from streamtrain.base.utf8_names import refuse_other_encodings
+from streamtrain.cli.command_clock import counting_from
 from streamtrain.cli.terminal import hiding, note, outlive_terminal
 from streamtrain.errors import StreamTrainError, first_line
 from streamtrain.training.memory_errors import is_out_of_memory
@@ -211,10 +212,11 @@ def switches(tokens: Sequence[str], names: Collection[str]) -> list[str]:
     return rewritten
 
 
-def run(tokens: Sequence[str]) -> int:
+def run(tokens: Sequence[str], began: float | None = None) -> int:
     """Run the command with these words and return the exit code.
 
-    An error is one line on stderr, with the traceback if --debug is given.
+    `began`: when the command began, by `time.perf_counter`; None: now. An error is one line on
+    stderr, with the traceback if --debug is given.
     """
     # If stdout or stderr is closed, write to nothing for the life of the process. The first file
     # that is opened would otherwise get its descriptor.
@@ -227,7 +229,7 @@ def run(tokens: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show `≤` gets \u2264 instead of an exception.
             stream.reconfigure(errors="backslashreplace")
-    with hiding(Secrets.of_command(tokens, os.environ)):
+    with hiding(Secrets.of_command(tokens, os.environ)), counting_from(began):
         return _run(tokens)
 
 
@@ -299,9 +301,9 @@ def explain(failure: BaseException) -> tuple[int, str]:
     return 1, message
 
 
-def main() -> NoReturn:
-    """Run the console script, and exit."""
-    code = run(sys.argv[1:])
+def main(began: float | None = None) -> NoReturn:
+    """Run the console script, and exit. `began`: as for `run`."""
+    code = run(sys.argv[1:], began)
     if any(thread.name.startswith(_READERS) for thread in threading.enumerate()):
         # A read hangs and was abandoned (stream/read_timeout.py). In a normal exit pyarrow would
         # wait for its store, or abort the process.

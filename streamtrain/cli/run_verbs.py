@@ -5,14 +5,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from streamtrain.base.imports import importing_without_gc
 from streamtrain.base.redact import Secrets
 from streamtrain.base.words import plural
+from streamtrain.cli.command_clock import command_began
 from streamtrain.cli.flag_groups import Output, Sources, load_config
-from streamtrain.cli.from_sweep import changed_data_text, taken_text
+from streamtrain.cli.from_sweep import (
+    FinishedSweep,
+    changed_data_text,
+    read_sweep,
+    taken_text,
+)
 from streamtrain.cli.progress import progress
 from streamtrain.cli.terminal import fit, note, plain_warnings, show, writing
 from streamtrain.config import RESOLVED, Config
@@ -54,7 +61,8 @@ def run(
     resumes_one = resume not in ("auto", "never")
     if resumes_one and sources.config is None and kept_config.is_file():
         sources = replace(sources, config=str(kept_config))
-    config, origins = load_config(data, flags, sources, from_run=from_run)
+    swept = None if from_run is None else read_sweep(from_run)
+    config, origins = load_config(data, flags, sources, sweep=swept)
     if config.data.path is None and resumes_one:
         raise ConfigError(
             f"--resume {resume}: {kept_config} is missing or has no data. Name a run's folder, auto"
@@ -65,22 +73,24 @@ def run(
             f"{verb} needs DATA: a file, a folder or a glob of Parquet or Zarr shards, or data.path"
             " in the config"
         )
-    if from_run is not None and not output.quiet:
-        note(taken_text(from_run, config, origins))
+    if swept is not None and not output.quiet:
+        note(taken_text(swept, config, origins))
     with ExitStack() as stack:
         drawing = stack.enter_context(Drawing()) if report and not dry_run else None
         stack.enter_context(plain_warnings(quiet=output.quiet))
         with importing_without_gc("streamtrain.api"):
             from streamtrain import api
         if dry_run:
-            plan = api.plan_run(config, verb)
+            plan = api.plan_run(config, verb, began=command_began())
             show(api.plan_text(plan), plan, as_json=output.json)
             return
-        run_verb = api.run_sweep if verb == "sweep" else api.run_train
+        run_verb = api.run_train
+        if verb == "sweep":
+            run_verb = partial(api.run_sweep, began=command_began())
         with (
             api.open_run(verb, config, out, resume) as directory,
             _observer(
-                directory.out, output, tensorboard=tensorboard, from_run=from_run
+                directory.out, output, tensorboard=tensorboard, swept=swept
             ) as directory.on_record,
             _resume_hint(directory.out, report=report),
         ):
@@ -119,11 +129,11 @@ def _command(config: Config) -> str:
 
 @contextmanager
 def _observer(
-    folder: Path, output: Output, *, tensorboard: bool, from_run: str | None
+    folder: Path, output: Output, *, tensorboard: bool, swept: FinishedSweep | None
 ) -> Iterator[Emit]:
     """Yield a function that shows each record as progress and, if asked for, in TensorBoard.
 
-    It also warns where the data are not those of the sweep in `from_run`.
+    It also warns where the data are not those of the sweep `swept`.
     """
     mode = "none" if output.quiet else output.progress
     with ExitStack() as stack:
@@ -140,8 +150,8 @@ def _observer(
             observers.append(write_scalars)
 
         def on_record(record: Record) -> None:
-            if isinstance(record, RunStarted) and from_run is not None and not output.quiet:
-                text = changed_data_text(from_run, record.data)
+            if isinstance(record, RunStarted) and swept is not None and not output.quiet:
+                text = changed_data_text(swept, record.data)
                 if text:
                     note(text)
             for observer in observers:

@@ -8,6 +8,7 @@ from streamtrain.config.values import (
     AUTO,
     BatchSchedule,
     Count,
+    Device,
     OnOff,
     PositiveCount,
     Seconds,
@@ -105,7 +106,7 @@ class TrainConfig(Section):
         default="auto",
         description="fused (Numba, for perceptrons), torch, or auto: fused where it can train",
     )
-    device: str = Field(
+    device: Device = Field(
         default="auto",
         description="cpu, cuda, cuda:N, or auto: a GPU where a long run is faster there, measured",
     )

@@ -3,6 +3,7 @@
 A parser returns a value that it does not recognise unchanged, and pydantic then refuses it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeGuard
 
@@ -14,6 +15,7 @@ from streamtrain.errors import ConfigError
 #: The minibatch size, or sizes, that follow from the rows.
 AUTO: Literal["auto"] = "auto"
 
+_DEVICES = r"auto|cpu|cuda(:\d+)?"
 _MEASURES = ("noise", "curvature", "sharpness", "shuffle")
 
 
@@ -191,6 +193,13 @@ def _sizes_or_auto(value: Any) -> Any:
     return parse_sizes(value)
 
 
+def _device(value: Any) -> Any:
+    """Refuse what is no name of a device. Whether it is there is found out when it is used."""
+    if isinstance(value, str) and not re.fullmatch(_DEVICES, value):
+        raise ValueError("write auto, cpu, cuda, or cuda:N for one of several GPUs")
+    return value
+
+
 def _before(parse: Callable[[Any], Any], **schema: Any) -> BeforeValidator:
     """Return a validator that parses a value, or leaves one of a wrong type to pydantic."""
 
@@ -226,6 +235,10 @@ Budget = Annotated[
     float | int,
     _before(_budget, json_schema_input_type=_Number),
     Field(gt=0),
+]
+Device = Annotated[
+    str,
+    _before(_device, json_schema_input_type=Annotated[str, Field(pattern=f"^({_DEVICES})$")]),
 ]
 Names = Annotated[tuple[str, ...], _before(_split_names, json_schema_input_type=str | list[str])]
 Counts = Annotated[

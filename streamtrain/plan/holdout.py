@@ -13,6 +13,9 @@ from streamtrain.plan.spans import Spans
 SPREAD_SPANS = 64
 MIN_SHARE = 4
 
+#: At most one row in so many is held out where no number is given, so of fewer rows none is.
+FEWEST_ROWS = 5
+
 #: Bytes per held-out row: its position, int64.
 HELD_OUT_BYTES = 8
 
@@ -67,7 +70,7 @@ def holdout_rows(num_rows: int, *, asked: int | float | None, eval_rows: int) ->
     rows).
     """
     if asked is None:
-        return min(eval_rows, num_rows // 5)
+        return min(eval_rows, num_rows // FEWEST_ROWS)
     return round(asked * num_rows) if isinstance(asked, float) else asked
 
 

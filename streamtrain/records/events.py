@@ -90,8 +90,8 @@ class LadderInfo:
 
     `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
     trains on. `largest_size`: sizes are added up to this one where the best is at an edge; None
-    where the sizes were given. `reserved_seconds`: the part of the budget for opening the data,
-    for measuring, and for the report.
+    where the sizes were given. Of the budget, `before_seconds` went to imports and kernels, and
+    `reserved_seconds` are for opening the data, for measuring, and for the report.
     """
 
     budget_seconds: float | None = None
@@ -99,6 +99,7 @@ class LadderInfo:
     most_rows: int | None = None
     largest_size: int | None = None
     reserved_seconds: float = 0.0
+    before_seconds: float = 0.0
 
     @property
     def announced_seconds(self) -> float | None:
@@ -108,7 +109,7 @@ class LadderInfo:
         """
         if self.budget_seconds is None:
             return None
-        return max(self.budget_seconds, 2 * self.reserved_seconds)
+        return max(self.budget_seconds, self.before_seconds + 2 * self.reserved_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

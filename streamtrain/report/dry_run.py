@@ -5,11 +5,11 @@ Reads one span and tries a few steps; writes nothing.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -18,19 +18,24 @@ from streamtrain.base.units import format_bytes, format_count, format_seconds
 from streamtrain.base.words import plural
 from streamtrain.cluster.choice import check_options, is_wanted
 from streamtrain.config import Config
-from streamtrain.plan.batch_sizes import rows_of_sizes
-from streamtrain.records import BatchStage, LadderInfo, UntilFlat, stages_text
+from streamtrain.records import UntilFlat, stages_text
+from streamtrain.report.expected_time import (
+    Cost,
+    NumModels,
+    RowCosts,
+    Times,
+    models_of,
+    sweep_times,
+    train_times,
+)
 from streamtrain.run.prepare import Prepared, prepare
 from streamtrain.run.shared_facts import NO_LAST_ROW
 from streamtrain.run.sweep_plan import plan_sweep
-from streamtrain.run.timing import REPEATS, timing_seconds
 from streamtrain.run.warm_up import warm_up
 from streamtrain.stream.fetch import FetchStats
 from streamtrain.stream.window import shuffle_once
 from streamtrain.training.batch_schedule import all_stages, most_sizes, with_sizes
 from streamtrain.training.engine_choice import running
-from streamtrain.training.learner import evaluation_rows
-from streamtrain.training.until_flat import points_until_flat
 from streamtrain.types import Json
 
 #: Seconds for which the steps of each batch size are tried, the rows they are tried on, and the
@@ -39,66 +44,84 @@ _TRY_SECONDS = 0.1
 _TRY_ROWS = 2**17
 _FEWEST_CALLS = 3
 
-
-class _Cost(NamedTuple):
-    """The cost of one row: seconds by the clock, and processor seconds of all threads."""
-
-    seconds: float
-    core_seconds: float
+#: The models of a sweep whose records decide on its passes.
+_NO_MODELS: Json = dict.fromkeys(NumModels._fields)
 
 
-class _Times(NamedTuple):
-    """The times that `plan_run` returns."""
-
-    seconds: float
-    reading_seconds: float
-    training_seconds: float
-
-
-_NO_TIMES: Json = dict.fromkeys(_Times._fields)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What a run would do: its learners, each with all `rates`, and the trials that repeat them.
-
-    `sizes`: the minibatch sizes of the learners, or of the only one, whose `stages` they are.
-    `ladder`: that of a sweep which chooses its own rows and trials.
-    """
-
-    prepared: Prepared
-    sizes: tuple[int, ...]
-    rates: tuple[float, ...]
-    learners: int = 1
-    trials: int = 1
-    stages: tuple[BatchStage, ...] | None = None
-    ladder: LadderInfo | None = None
-
-
-def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
+def plan_run(
+    config: Config, verb: Literal["sweep", "train"], *, began: float | None = None
+) -> Json:
     """Return the plan of `sweep` or `train`, ready for strict JSON.
 
-    `seconds` are those of all passes and of the timing after them, without opening the data;
+    `seconds` are those of all passes and of what follows them, without opening the data;
     `training_seconds` those of steps and evaluations if rows cost nothing, `reading_seconds` those
     of the passes if nothing were trained. Both share the processor, so `seconds` may be more than
-    the larger one. All are None where a clock or a budget ends the run; where a flat loss does,
-    they are for the most rows that it can take. Raises what the run itself would raise before its
-    first step.
+    the larger one. A sweep takes `seconds` at least and `most_seconds` at most, as its records
+    decide; a training that a flat loss ends takes `seconds` at most. All are None where a clock or
+    a budget ends the run. `began`: as for `run_sweep`. Raises what the run itself would raise
+    before its first step.
     """
     if is_wanted(config.cluster):
         check_options(verb, config)
-    work = _train_work(config) if verb == "train" else _sweep_work(config)
-    prepared, ladder, stages = work.prepared, work.ladder, work.stages
-    source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
-    warm_up(prepared)
-    read_rate = _read_rate(prepared)
-    steps, evaluation = _try_learners(prepared, work.sizes, work.rates)
-    value_bytes = np.dtype(dataset.decoded_type).itemsize
-    times: _Times | None = None
-    if ladder is None and prepared.last_row < NO_LAST_ROW:
-        times = _run_times(work, read_rate, steps, evaluation)
+    return _train_plan(config) if verb == "train" else _sweep_plan(config, began)
+
+
+def _train_plan(config: Config) -> Json:
+    prepared = prepare(config, learners=most_sizes(config.train), rates=1, until_flat=True)
+    stages = all_stages(with_sizes(config.train, prepared.epoch_rows, prepared.last_row))
+    sizes = tuple(dict.fromkeys(stage.batch_size for stage in stages))
+    has_end = prepared.last_row < NO_LAST_ROW
+    costs = _row_costs(prepared, sizes, (config.train.rate,), has_end=has_end)
+    times = train_times(prepared, costs, stages) if has_end else None
     return {
-        "verb": verb,
+        "verb": "train",
+        **_data(prepared),
+        "trials": 1,
+        "batch_sizes": list(sizes),
+        "batch_schedule": stages_text(stages),
+        "learning_rates": [config.train.rate],
+        **NumModels(rates=1, models=1, most_models=1, fresh_passes=0, most_extensions=0)._asdict(),
+        "train_rows": prepared.end_row,
+        "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
+        "budget_seconds": None,
+        "budget_rows": None,
+        **_speeds(prepared, costs, times, times),
+    }
+
+
+def _sweep_plan(config: Config, began: float | None) -> Json:
+    # imports torch, as the sweep does
+    from streamtrain.run.reserve import with_reserve
+
+    started = time.perf_counter()
+    plan = plan_sweep(config)
+    prepared, opening = plan.prepared, time.perf_counter() - started
+    before = 0.0 if began is None else started - began
+    ladder = with_reserve(prepared, plan.ladder, plan.sizes, opening, before)
+    has_end = ladder is None and prepared.last_row < NO_LAST_ROW
+    costs = _row_costs(prepared, plan.sizes, plan.rates, has_end=has_end)
+    fewest, most = sweep_times(plan, costs) if has_end else (None, None)
+    return {
+        "verb": "sweep",
+        **_data(prepared),
+        "trials": None if ladder is not None else plan.trials,
+        "batch_sizes": list(plan.sizes),
+        "batch_schedule": None,
+        "learning_rates": list(plan.rates),
+        **(_NO_MODELS if ladder is not None else models_of(plan)._asdict()),
+        "train_rows": prepared.end_row if ladder is None else None,
+        "until_flat": None,
+        "budget_seconds": None if ladder is None else ladder.announced_seconds,
+        "budget_rows": None if ladder is None else ladder.budget_rows,
+        **_speeds(prepared, costs, fewest, most),
+    }
+
+
+def _data(prepared: Prepared) -> Json:
+    """Return what is read, and within which memory."""
+    source, budget, dataset = prepared.source, prepared.budget, prepared.source.dataset
+    value_bytes = np.dtype(dataset.decoded_type).itemsize
+    return {
         "url": dataset.url,
         "format": dataset.shards[0].format,
         "num_rows": dataset.num_rows,
@@ -109,115 +132,46 @@ def plan_run(config: Config, verb: Literal["sweep", "train"]) -> Json:
         "decoded_bytes": dataset.num_rows * len(dataset.columns) * value_bytes,
         "num_spans": len(source.spans),
         "num_windows": len(prepared.plan(0, 0)),
-        "window_rows": prepared.source.window_rows,
+        "window_rows": source.window_rows,
         "holdout_rows": 0 if prepared.evaluation is None else len(prepared.evaluation),
         "projected_bytes": budget.projected_bytes,
         "budget_bytes": budget.limit_bytes,
         "windows": budget.windows,
         "readers": budget.readers,
         "engine": prepared.engine,
-        "cluster": is_wanted(config.cluster),
-        "trials": None if ladder is not None else work.trials,
-        "batch_sizes": list(work.sizes),
-        "batch_schedule": None if stages is None else stages_text(stages),
-        "learning_rates": list(work.rates),
-        "models": None if ladder is not None else work.trials * work.learners * len(work.rates),
-        "train_rows": prepared.end_row if ladder is None else None,
-        "until_flat": None if prepared.until_flat is None else asdict(prepared.until_flat),
-        "budget_seconds": None if ladder is None else ladder.announced_seconds,
-        "budget_rows": None if ladder is None else ladder.budget_rows,
-        "max_seconds": config.train.max_time,
-        "read_rows_per_second": read_rate,
-        "step_rows_per_second": {str(size): 1 / step.seconds for size, step in steps.items()},
-        **(_NO_TIMES if times is None else times._asdict()),
+        "cluster": is_wanted(prepared.config.cluster),
     }
 
 
-def _train_work(config: Config) -> _Work:
-    """Return what `train` would do."""
-    prepared = prepare(config, learners=most_sizes(config.train), rates=1, until_flat=True)
-    stages = all_stages(with_sizes(config.train, prepared.epoch_rows, prepared.last_row))
-    return _Work(
-        prepared=prepared,
-        sizes=tuple(dict.fromkeys(stage.batch_size for stage in stages)),
-        rates=(config.train.rate,),
-        stages=stages,
-    )
+def _speeds(prepared: Prepared, costs: RowCosts, fewest: Times | None, most: Times | None) -> Json:
+    """Return what rows cost, and the times that follow."""
+    times = dict.fromkeys(Times._fields) if fewest is None else fewest._asdict()
+    return {
+        "max_seconds": prepared.config.train.max_time,
+        "read_rows_per_second": costs.read_rate,
+        "step_rows_per_second": {str(size): 1 / step.seconds for size, step in costs.steps.items()},
+        **times,
+        "most_seconds": None if most is None else most.seconds,
+    }
 
 
-def _sweep_work(config: Config) -> _Work:
-    """Return what `sweep` would start with."""
-    from streamtrain.run.measure import with_reserve
+def _row_costs(
+    prepared: Prepared, sizes: tuple[int, ...], rates: tuple[float, ...], *, has_end: bool
+) -> RowCosts:
+    """Read a span and try the steps of each size: what rows of this run cost.
 
-    started = time.perf_counter()
-    plan = plan_sweep(config)
-    return _Work(
-        prepared=plan.prepared,
-        sizes=plan.sizes,
-        rates=plan.rates,
-        learners=len(plan.sizes),
-        trials=plan.trials,
-        ladder=with_reserve(plan.prepared, plan.ladder, plan.sizes, time.perf_counter() - started),
-    )
-
-
-def _run_times(
-    work: _Work, read_rate: float, steps: Mapping[int, _Cost], evaluation: _Cost
-) -> _Times:
-    """Return the times of all passes, and in `seconds` of the timing after them too."""
-    prepared, trials = work.prepared, work.trials
-    rows = prepared.last_row
-    rows_of = dict.fromkeys(work.sizes, float(rows))
-    if work.stages is not None:
-        rows_of = rows_of_sizes(work.stages, rows)
-    times = _pass_times(prepared, read_rate, steps, evaluation, rows_of)
-    times = _Times(*(trials * seconds for seconds in times))
-    if is_wanted(prepared.config.cluster):
-        return times
-    # the sizes of one training share the timed region of one
-    after = timing_seconds(times.seconds, max(REPEATS, trials), work.learners)
-    return times._replace(seconds=times.seconds + after)
-
-
-def _pass_times(
-    prepared: Prepared,
-    read_rate: float,
-    steps: Mapping[int, _Cost],
-    evaluation: _Cost,
-    rows_of: Mapping[int, float],
-) -> _Times:
-    """Return the times of one pass in which the learner of each size takes its rows.
-
-    Learners of the fused engine train side by side, and share the cores with reading.
+    `has_end`: the run ends after known rows, so that its time can be told.
     """
-    rows, cores = prepared.last_row, prepared.config.train.threads or default_readers()
-    held_out = 0 if prepared.evaluation is None else len(prepared.evaluation)
-    evaluated = held_out * _num_evaluations(prepared)
-    learners = [
-        _Cost(
-            seconds=rows_of[size] * step.seconds + evaluated * evaluation.seconds,
-            core_seconds=rows_of[size] * step.core_seconds + evaluated * evaluation.core_seconds,
-        )
-        for size, step in steps.items()
-    ]
-    reading = rows / min(read_rate * prepared.budget.readers, _rate_of_tiny_epochs(prepared))
-    training = sum(cost.seconds for cost in learners)
-    core_seconds = sum(cost.core_seconds for cost in learners)
-    if prepared.engine == "fused":
-        training = max(core_seconds / cores, *(cost.seconds for cost in learners), 0.0)
-    # one thread builds the first window, and nothing is trained before it is there
-    first = min(prepared.source.window_rows, rows) / read_rate
-    later_core_seconds = max(0.0, rows / read_rate - first)
-    both = max(reading - first, training, (core_seconds + later_core_seconds) / cores)
-    return _Times(first + both, reading, training)
-
-
-def _num_evaluations(prepared: Prepared) -> int:
-    """Return how often a learner is evaluated at most."""
-    points = evaluation_rows(prepared.config.eval.first_row, prepared.last_row)
-    if prepared.until_flat is not None:
-        points = points_until_flat(points, prepared.until_flat)
-    return sum(1 for _ in points)
+    warm_up(prepared)
+    read_rate = _read_rate(prepared)
+    steps, evaluation = _try_learners(prepared, sizes, rates)
+    return RowCosts(
+        read_rate=read_rate,
+        stream_rate=_rate_of_tiny_epochs(prepared) if has_end else math.inf,
+        steps=steps,
+        evaluation=evaluation,
+        replicas=len(rates),
+    )
 
 
 def _read_rate(prepared: Prepared) -> float:
@@ -249,14 +203,14 @@ def _rate_of_tiny_epochs(prepared: Prepared) -> float:
 
 def _try_learners(
     prepared: Prepared, sizes: Sequence[int], rates: Sequence[float]
-) -> tuple[dict[int, _Cost], _Cost]:
+) -> tuple[dict[int, Cost], Cost]:
     """Return the cost of a learner's steps by batch size, with all its rates, and of evaluating.
 
     Steps are taken on random rows, on as many threads as the run has.
     """
     shape = (_TRY_ROWS, prepared.source.num_columns)
     rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    steps, evaluation = {}, _Cost(0.0, 0.0)
+    steps, evaluation = {}, Cost(0.0, 0.0)
     threads, holdout = prepared.config.train.threads or default_readers(), prepared.evaluation
     for size in sizes:
         engine = prepared.learner(size, (1e-6,) * len(rates), 0).engine
@@ -268,7 +222,7 @@ def _try_learners(
     return steps, evaluation
 
 
-def _cost(work: Callable[[], object], num_rows: int) -> _Cost:
+def _cost(work: Callable[[], object], num_rows: int) -> Cost:
     """Return the cost of a row, from calls that take `num_rows` rows each; the first warms up.
 
     The seconds are the median of at least three calls: one that another program holds up for
@@ -282,7 +236,7 @@ def _cost(work: Callable[[], object], num_rows: int) -> _Cost:
         work()
         seconds.append(time.perf_counter() - started)
     core_seconds = (time.process_time() - core_started) / len(seconds)
-    return _Cost(median(seconds) / num_rows, core_seconds / num_rows)
+    return Cost(median(seconds) / num_rows, core_seconds / num_rows)
 
 
 def plan_text(plan: Json) -> str:
@@ -313,19 +267,34 @@ def plan_text(plan: Json) -> str:
 
 
 def _work_text(plan: Json) -> str:
-    sizes, rates = len(plan["batch_sizes"]), len(plan["learning_rates"])
+    sizes, rates = len(plan["batch_sizes"]), plan["rates"] or len(plan["learning_rates"])
     each = f"{plural(sizes, 'batch size')}, {plural(rates, 'learning rate')} each"
     if plan["models"] is None:
         return (
             f"starts with {each}; passes of growing rows until the loss is flat, then trials until"
             " the choice is settled"
         )
-    work = f"{plural(plan['models'], 'model')}: {plural(plan['trials'], 'trial')}, {each}"
+    trials = plural(plan["trials"], "trial")
+    if plan["verb"] == "sweep":
+        fewest, most = plan["models"], plan["most_models"]
+        models = plural(fewest, "model") if fewest == most else f"{fewest:,} to {most:,} models"
+        return f"{models}: {trials}, {each}; one pass over the data per trial{_more_passes(plan)}"
+    work = f"{plural(plan['models'], 'model')}: {trials}, {each}"
     if sizes > 1 and plan["batch_schedule"] is not None:
         work += f", --batch-schedule {plan['batch_schedule']}"
     if plan["until_flat"] is not None:
         return f"{work}; {UntilFlat(**plan['until_flat']).text}"
-    return f"{work}; one pass over the data per trial" if plan["trials"] > 1 else work
+    return work
+
+
+def _more_passes(plan: Json) -> str:
+    """Return what a fixed plan runs beside the passes of its trials."""
+    texts = []
+    if plan["fresh_passes"]:
+        texts.append(f"{plan['fresh_passes']:,} on fresh seeds")
+    if plan["most_extensions"]:
+        texts.append(f"at most {plan['most_extensions']} to extend the learning rates")
+    return f", {' and '.join(texts)}" if texts else ""
 
 
 def _time_text(plan: Json) -> str:
@@ -342,9 +311,14 @@ def _time_text(plan: Json) -> str:
     limit = ""
     if plan["max_seconds"] is not None:
         limit = f", and never longer than {format_seconds(plan['max_seconds'])}"
-    about = "about" if plan["train_rows"] is not None else "at most about"
+    seconds, most = plan["seconds"], plan["most_seconds"]
+    about = f"about {format_seconds(seconds)}"
+    if plan["train_rows"] is None:
+        about = f"at most {about}"
+    elif format_seconds(most) != format_seconds(seconds):
+        about = f"at least {about} and at most {format_seconds(most)} (where results ask for more)"
     return (
-        f"{about} {format_seconds(plan['seconds'])}{limit} after opening, {bottleneck} being the"
+        f"{about}{limit} after opening, {bottleneck} being the"
         f" bottleneck (reading alone {format_seconds(reading)}, training alone"
         f" {format_seconds(training)}); {read}"
     )

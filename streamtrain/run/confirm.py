@@ -17,6 +17,9 @@ from streamtrain.science.run_log import Run
 #: At most this many trials are run again for each size: a few repeats are enough for a time.
 MOST_TRIALS = 3
 
+#: The recommended size and its neighbours.
+MOST_SIZES = 3
+
 
 def confirm(prepared: Prepared, run: Run, emit: Emit, max_seconds: float = math.inf) -> None:
     """Emit a `confirmation` record for each size and trial; none without a recommendation.

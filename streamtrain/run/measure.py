@@ -9,12 +9,11 @@ weights. These are the weights that training continues from and not their averag
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from streamtrain.base.units import format_bytes
-from streamtrain.records import Emit, LadderInfo, Measured, MeasuringStarted
+from streamtrain.records import Emit, Measured, MeasuringStarted
 from streamtrain.run.passes import run_pass
 from streamtrain.run.prepare import Prepared
 from streamtrain.run.sweep_plan import for_trial
@@ -27,7 +26,6 @@ from streamtrain.stream.fetch import FetchStats
 from streamtrain.training import model_measures
 from streamtrain.training.engine import Engine
 from streamtrain.training.learner import Learner, is_divergent
-from streamtrain.training.model import initial_parameters
 from streamtrain.training.model_measures import TrainedModel
 from streamtrain.training.probes import Probe, one_torch_thread, probe_model
 from streamtrain.types import Json
@@ -39,7 +37,6 @@ __all__ = [
     "measure_at_target",
     "measure_costs",
     "measure_sweep",
-    "with_reserve",
 ]
 
 #: Rows of the pool, of which each of at most `MOST_WINDOWS` windows gives an equal part.
@@ -52,12 +49,6 @@ MOST_TRIALS = 3
 #: What torch and the pool of rows need while models are measured and nothing trains (130 to 240 MiB
 #: were observed).
 MEASURING_BYTES = 256 * 2**20
-
-#: Seconds that a sweep takes after its measurements, to confirm its choice and to write its report.
-REPORT_SECONDS = 2.0
-
-#: Less processor time than this does not tell how busy the machine is.
-_LEAST_CORE_SECONDS = 0.01
 
 #: Loss evaluations of one search for sharpness: 8 restarts of about 14 each.
 _EVALUATIONS = 8 * 14
@@ -110,30 +101,6 @@ def measure_sweep(prepared: Prepared, run: Run, learners: list[Learner], emit: E
             measured for measured in at_targets if measured is not None
         ]
     emit(Measured(measures=measures))
-
-
-def with_reserve(
-    prepared: Prepared, ladder: LadderInfo | None, sizes: Sequence[int], opening: float
-) -> LadderInfo | None:
-    """Return the limits of a sweep with the seconds that are neither passes nor timings.
-
-    They are `opening`, the seconds of opening the data, then the measurements of as many models as
-    there are `sizes`, by one gradient timed here, and the confirmation and the report, which take
-    longer where others use the processor too. Without a budget in seconds the limits stay as they
-    are.
-    """
-    if ladder is None or ladder.budget_seconds is None:
-        return ladder
-    parameters = initial_parameters(prepared.model, prepared.config.order.seed, 0)
-    started, core_started = time.perf_counter(), time.thread_time()
-    models = [TrainedModel(batch_size=size, lr=0.0, parameters=parameters) for size in sizes]
-    costs = measure_costs(
-        prepared, models, prepared.config.sweep.measure, at_target=MOST_TRIALS * len(models)
-    )
-    seconds, core_seconds = time.perf_counter() - started, time.thread_time() - core_started
-    slowness = max(1.0, seconds / core_seconds) if core_seconds > _LEAST_CORE_SECONDS else 1.0
-    measuring = sum(cost["seconds"] for cost in costs)
-    return replace(ladder, reserved_seconds=opening + measuring + slowness * REPORT_SECONDS)
 
 
 def _trained_model(engine: Engine, judged_rate: float) -> TrainedModel:

@@ -14,6 +14,7 @@ import numpy as np
 from streamtrain.base.budget import Budget
 from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
+from streamtrain.base.words import plural
 from streamtrain.config import Config, TrainConfig
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.plan import Plan, make_plan
@@ -21,6 +22,7 @@ from streamtrain.records import Baseline, UntilFlat
 from streamtrain.run.row_order import mixing_advice, survey_variation
 from streamtrain.run.shared_facts import NO_LAST_ROW, RunFacts
 from streamtrain.science.span_variation import is_unlike, unlike_text
+from streamtrain.storage.nothing_to_learn import too_few
 from streamtrain.stream.block import Block, BufferPool
 from streamtrain.stream.fetch import FetchStats, fetch
 from streamtrain.stream.nulls import apply_null_policy_to_evaluation
@@ -207,6 +209,8 @@ def prepare(
     data, has_eval_data = config.data, config.data.eval_data is not None
     source = open_data(config, window_rows=window_rows)
     dataset = source.dataset
+    if data.holdout != 0 and not has_eval_data and not source.holdout.num_rows:
+        _refuse_unjudged(dataset, data.holdout)
     model = make_model(config.model, len(dataset.features))
     engine, engine_reason = choose_engine(config.train, model)
     width = len(dataset.columns)
@@ -252,6 +256,19 @@ def prepare(
         last_epoch=_last_epoch(config.train, epoch_rows, limits),
         until_flat=limits,
         budget=budget,
+    )
+
+
+def _refuse_unjudged(dataset: Dataset, asked: int | float | None) -> None:
+    """Raise for a table of which no row is held out, though `--holdout 0` does not say so.
+
+    `asked`: `data.holdout`. Raises ConfigError for a fraction of less than a row, else DataError.
+    """
+    if asked is None:
+        raise DataError(too_few(dataset.url, dataset.num_rows))
+    raise ConfigError(
+        f"data.holdout {asked:g} of {plural(dataset.num_rows, 'row')} is less than a row. Ask for a"
+        " number of rows, give others with --eval-data, or train without them: --holdout 0."
     )
 
 

@@ -32,10 +32,11 @@ from streamtrain.run.at_once import share_gpu
 from streamtrain.run.confirm import confirm
 from streamtrain.run.faster_device import with_faster_device
 from streamtrain.run.grow import grow
-from streamtrain.run.measure import measure_sweep, with_reserve
+from streamtrain.run.measure import measure_sweep
 from streamtrain.run.passes import PassRunner, run_pass
 from streamtrain.run.passes_ahead import PassAhead, PassesAhead, make_learners, with_shared_seconds
 from streamtrain.run.prepare import Prepared
+from streamtrain.run.reserve import with_reserve
 from streamtrain.run.run_records import RunLifetime
 from streamtrain.run.sweep_plan import plan_sweep, sweep_rules
 from streamtrain.run.timing import REPEATS, measure_throughput
@@ -96,13 +97,17 @@ def sweep(
     run_metadata: Json,
     checkpointer: Checkpointer | None = None,
     runner: PassRunner = run_pass,
+    *,
+    began: float | None = None,
 ) -> None:
     """Run a sweep and emit its records.
 
     `run_metadata`: fields of the `run` record that only the caller knows. With a `checkpointer` the
     sweep can be interrupted and resumed: the records of the interrupted sweep decide the next pass.
-    `runner` runs the passes. Raises ConfigError for a `train.batch_schedule`.
+    `runner` runs the passes. `began`: when the seconds of the budget began, by `time.perf_counter`;
+    None: with this call. Raises ConfigError for a `train.batch_schedule`.
     """
+    before = 0.0 if began is None else time.perf_counter() - began
     lifetime = RunLifetime("sweep", emit, run_metadata, checkpointer)
     if config.train.batch_schedule is not None:
         raise ConfigError("train.batch_schedule is for `train`: a sweep compares constant sizes.")
@@ -116,7 +121,7 @@ def sweep(
         prepared = with_faster_device(
             prepared, sizes, len(rates), checkpointer, passes=passes, seconds=seconds
         )
-    ladder = with_reserve(prepared, ladder, sizes, lifetime.seconds)
+    ladder = with_reserve(prepared, ladder, sizes, lifetime.seconds, before)
     records = lifetime.open(prepared, sizes, rates)
     if records:
         header = started_record(records[0])
@@ -125,6 +130,9 @@ def sweep(
         header = replace(header, **sweep_rules(config), ladder=ladder)
         if ladder is not None:
             header = replace(header, train_rows=None)
+        if ladder is not None and ladder.budget_seconds is not None:
+            before = ladder.before_seconds + header.compile_seconds
+            header = replace(header, ladder=replace(ladder, before_seconds=before))
 
     sweep_run = SweepRun(prepared, header, emit, checkpointer, runner)
     if records:
@@ -147,7 +155,7 @@ def sweep(
     if config.sweep.grow and ladder is not None and run.goal == "time-to-loss":
         left = projected_seconds(run)
         if left is not None:
-            # The measurements are in the reserve too, and count twice; imports are in neither.
+            # The measurements are in the reserve too, and count twice.
             left -= time.perf_counter() - started + ladder_of_run(run).reserved_seconds
         grow(prepared, run, sweep_run.emit, GROWTH_SECONDS if left is None else left)
 

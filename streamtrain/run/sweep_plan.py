@@ -21,8 +21,6 @@ from streamtrain.types import Json
 #: The trials of a fixed plan, where none are given.
 DEFAULT_TRIALS = 5
 
-_NO_HOLDOUT = "--holdout 0"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
@@ -110,13 +108,6 @@ def ladder_of(prepared: Prepared) -> LadderInfo | None:
     config = prepared.config
     budget, train = config.sweep.budget, config.train
     if reason := _why_fixed(prepared):
-        asks = "--budget" if budget is not None else f"--goal {config.sweep.goal}"
-        if reason == _NO_HOLDOUT and config.data.holdout != 0 and asks != "--goal time-to-loss":
-            raise ConfigError(
-                f"{asks} needs held-out rows, and of {prepared.source.dataset.num_rows:,} rows at"
-                " most 20 % are held out: none. Give other rows with --eval-data, or leave out"
-                f" {asks}."
-            )
         if budget is not None:
             raise ConfigError(f"--budget cannot be combined with {reason}. Leave out one of them.")
         if config.sweep.goal != "time-to-loss":
@@ -172,6 +163,6 @@ def _why_fixed(prepared: Prepared) -> str | None:
         "--extend-grid off": not sweep.extend_grid,
         "--rerun off": not sweep.rerun,
         "several --target-loss": len(sweep.target_loss) > 1,
-        _NO_HOLDOUT: prepared.evaluation is None,
+        "--holdout 0": prepared.evaluation is None,
     }
     return next((name for name, given in reasons.items() if given), None)

@@ -12,8 +12,9 @@ from streamtrain.science.selection import DEFAULT_WITHIN, Selection
 #: them with fewer sizes.
 TRIALS_RESERVED = 9.0
 
-#: The fraction of the budget for the passes and timings at most. The rest is for opening, measuring
-#: and the report. Where these need more, the passes get what is left, but at least the second part.
+#: The fraction of the budget for the passes and timings at most. The rest is for imports, kernels,
+#: opening, measuring and the report. Where these need more, the passes get what is left, but at
+#: least the second part.
 PASSES_SHARE, LEAST_PASSES_SHARE = 0.85, 0.25
 
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.
@@ -79,7 +80,8 @@ def passes_seconds(ladder: LadderInfo) -> float:
     budget = ladder.budget_seconds
     if budget is None:
         return math.inf
-    left = min(PASSES_SHARE * budget, budget - ladder.reserved_seconds)
+    apart = ladder.before_seconds + ladder.reserved_seconds
+    left = min(PASSES_SHARE * budget, budget - apart)
     return max(left, LEAST_PASSES_SHARE * budget)
 
 
@@ -88,7 +90,7 @@ def projected_seconds(run: Run) -> float | None:
     ladder = ladder_of_run(run)
     if ladder.budget_seconds is None or not run.passes:
         return None
-    return max(0.0, ladder.budget_seconds - _seconds_used(run))
+    return max(0.0, ladder.budget_seconds - ladder.before_seconds - _seconds_used(run))
 
 
 def is_timed(run: Run) -> bool:

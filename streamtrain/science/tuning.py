@@ -43,6 +43,54 @@ class PassPlan:
     rows: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedPass:
+    """A pass of a sweep before it has records: how many learning rates each batch size has in it.
+
+    `fewest` and `most` are the limits of what the records can ask for; `fewest` is empty for a pass
+    that they may not ask for at all.
+    """
+
+    kind: str
+    fewest: Mapping[int, int]
+    most: Mapping[int, int]
+
+
+def expected_passes(run: Run) -> list[ExpectedPass]:
+    """Return the passes of a sweep that has no records yet, in their order."""
+    fixed = {size: len(_rates_of_rules(run, size)) for size in run.batch_sizes}
+    grids = {size: len(run.learning_rates(size)) for size in run.batch_sizes}
+    if "tuned" not in run.rules:
+        grids = dict.fromkeys(grids, 0)
+    first = {size: len(_learning_rates_to_tune(run, size, 0)) for size in run.batch_sizes}
+    passes = [ExpectedPass(kind="tuning", fewest=first, most=first)]
+    longest = dict(grids)
+    can_extend = [size for size, rates in grids.items() if rates > 1]
+    if run.header.extend and run.has_holdout and can_extend:
+        most = dict.fromkeys(can_extend, EXTENDED_BY)
+        passes += [ExpectedPass(kind="extension", fewest={}, most=most)] * EXTENSIONS
+        longest |= {size: grids[size] + EXTENSIONS * EXTENDED_BY for size in can_extend}
+    for done in range(1, run.trials):
+        kept = {size: _kept(run, grids[size], done) for size in grids}
+        kept_of_longest = {size: _kept(run, longest[size], done) for size in grids}
+        passes.append(
+            ExpectedPass(
+                kind="tuning",
+                fewest={size: max(kept[size], fixed[size]) for size in grids},
+                most={size: kept_of_longest[size] + fixed[size] for size in grids},
+            )
+        )
+    if run.header.rerun and is_tuned(run):
+        targets = max(1, len(run.header.target_loss))
+        fresh = ExpectedPass(
+            kind="fresh",
+            fewest=dict.fromkeys(grids, 1),
+            most={size: min(targets, longest[size]) for size in grids},
+        )
+        passes += [fresh] * run.trials
+    return passes
+
+
 def next_tuning_pass(run: Run) -> PassPlan | None:
     """Return the tuning or extension pass after those that ended; None when all grids are done.
 
@@ -129,10 +177,26 @@ def choose_winners(run: Run) -> WinningRates:
 def _learning_rates_to_tune(run: Run, size: int, done: int) -> tuple[float, ...]:
     """The learning rates of a size in the tuning pass after `done` trials, ascending."""
     lrs = set(_survivors(run, size, done)) if "tuned" in run.rules else set[float]()
-    for rule in run.rules:
-        if rule != "tuned":
-            lrs.add(learning_rate_of_rule(rule, run.reference_lr, size))
-    return tuple(sorted(lrs))
+    return tuple(sorted(lrs | _rates_of_rules(run, size)))
+
+
+def _rates_of_rules(run: Run, size: int) -> set[float]:
+    """The learning rates of a size by the rules that do not tune."""
+    return {
+        learning_rate_of_rule(rule, run.reference_lr, size) for rule in run.rules if rule != "tuned"
+    }
+
+
+def _kept(run: Run, rates: int, done: int) -> int:
+    """How many of so many learning rates are still tuned after `done` trials."""
+    for _ in range(done if run.header.halving else 0):
+        rates = _half(rates)
+    return rates
+
+
+def _half(rates: int) -> int:
+    """How many of so many learning rates one trial keeps."""
+    return min(rates, max(FEWEST_RATES, (rates + 1) // 2))
 
 
 def _decides(run: Run, trial: int) -> bool:
@@ -156,8 +220,7 @@ def _survivors(run: Run, size: int, done: int) -> list[float]:
         target = _target(run, trials)
         ranks = {lr: rank(run, make_cell(run, size, lr, target, trials)) for lr in lrs}
         ranked = sorted(lrs, key=ranks.__getitem__)
-        kept = max(FEWEST_RATES, (len(ranked) + 1) // 2)
-        lrs = ranked[:kept] if seen < run.trials else ranked
+        lrs = ranked[: _half(len(ranked))] if seen < run.trials else ranked
     return sorted(lrs)
 
 

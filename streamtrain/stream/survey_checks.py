@@ -7,6 +7,7 @@ import numpy as np
 from streamtrain.base.units import format_percent
 from streamtrain.errors import DataError
 from streamtrain.storage.column_choice import constants_text
+from streamtrain.storage.nothing_to_learn import too_few
 from streamtrain.stream.survey import CONSTANT_FRACTION, Survey
 from streamtrain.types import Dataset
 
@@ -21,12 +22,16 @@ FEWEST_FOR_FAR = 500
 def refuse_constant(survey: Survey, dataset: Dataset) -> None:
     """Raise DataError where the target, or each feature, has one value in all rows that were read.
 
+    So it is with a single row to train on, which has one value in each column.
+
     `dataset`: that of the survey, whose features may be those of a transform.
     """
+    if survey.count < 2:
+        raise DataError(too_few(dataset.url, survey.count, "to train on"))
     varies = survey.sd > CONSTANT_FRACTION * np.abs(survey.mean)
     others = (survey.holdout != survey.mean) & np.isfinite(survey.holdout)
     varies |= others.any(axis=0)
-    if survey.count < 2 or (varies[-1] and varies[:-1].any()):
+    if varies[-1] and varies[:-1].any():
         return
     rows = survey.count + int(np.isfinite(survey.holdout[:, -1]).sum())
     if not varies[-1]:

@@ -251,7 +251,7 @@ def test_a_transform_from_file_to_predictions(command, tmp_path):
 
 
 SHAPES = {
-    "one row": make_rows(1),
+    "five rows": make_rows(5),
     "fewer rows than a minibatch": make_rows(100),
     "a constant feature": make_rows(ROWS) | {"b": np.full(ROWS, 0.1)},
     "values of 1e30": make_rows(ROWS, 1e30),
@@ -263,7 +263,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     ("shape", "policy"),
     [pytest.param(shape, "error", id=shape.replace(" ", "-")) for shape in SHAPES]
-    + [pytest.param("one row", policy, id=f"one-row-{policy}") for policy in ("drop", "impute")]
+    + [pytest.param("five rows", policy, id=f"five-rows-{policy}") for policy in ("drop", "impute")]
     + [
         pytest.param("values of 1e30", policy, id=f"values-of-1e30-{policy}")
         for policy in ("drop", "impute")

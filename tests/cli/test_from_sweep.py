@@ -3,15 +3,17 @@
 import contextlib
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
 import data_gen
 from streamtrain.cli.config_layers import Setting
-from streamtrain.cli.from_sweep import refuse_moved
+from streamtrain.cli.from_sweep import FinishedSweep, refuse_moved
 from streamtrain.cli.main import run
 from streamtrain.errors import ConfigError
+from streamtrain.report.run_files import read_summary
 
 SWEEP = ("--batch-sizes", "16,64", "--max-rows", "8192", "--trials", "2", "--lr-grid", "2")
 QUICK = ("--hidden", "4", "--memory", "1GiB", "--device", "cpu", "--no-report")
@@ -129,6 +131,37 @@ def test_auto_is_what_the_sweep_recommends_whatever_else_is_set(command, swept, 
     assert json.loads(plain.out)["batch_sizes"] == ([16, 64] if wins else [size])
 
 
+def test_the_summary_is_read_once(command, swept, monkeypatch):
+    """It was read for the recommendation, for the rate's origin, and to compare the data."""
+    paths = []
+    monkeypatch.setattr(
+        "streamtrain.report.run_files.read_summary",
+        lambda path: paths.append(str(path)) or read_summary(path),
+    )
+    words = ("--batch-size", "50", "--max-rows", "64", "--out", "m", "--no-report")
+    said = command("train", "--from", "a sweep", *words)
+    assert (said.code, "(the sweep's for" in said.err) == (0, True)
+    assert paths == ["a sweep/summary.json"]
+
+
+def test_auto_and_a_schedule_together_are_refused(command, swept, tmp_path):
+    """The schedule was trained, as if `auto` had not been given."""
+    (tmp_path / "own.yaml").write_text("train: {batch_size: auto, batch_schedule: '8@0,32@99'}\n")
+    flags = ("--batch-size", "auto", "--batch-schedule", "8@0,32@1k")
+    for words, names in (
+        (flags, ("--batch-size", "--batch-schedule")),
+        (("-c", "own.yaml"), ("own.yaml:1", "own.yaml:1")),
+    ):
+        said = command("train", "--from", "a sweep", *words, "--dry-run")
+        assert said.code == 2
+        assert said.err == (
+            f"error: {names[0]} auto takes the sizes that the sweep of --from recommends, and"
+            f" {names[1]} gives others. Leave out one of them.\n"
+        )
+    unset = ("--batch-size", "auto", "--set", "train.batch_schedule=null", "--dry-run")
+    assert command("train", "--from", "a sweep", *unset).code == 0
+
+
 def test_no_schedule_is_the_constant_size_with_its_own_rate(command, swept, tmp_path):
     """The rate of a size that grew was said to be the sweep's for the default of 256 rows."""
     growing = {"batch_schedule": "16@0,64@1024", "learning_rate": 0.003, "wins": True}
@@ -226,13 +259,14 @@ def test_data_that_were_moved_are_named_whatever_their_kind(tmp_path, source, is
     """Whether a glob still matches, and what a store has, is found out by reading it."""
     (tmp_path / "here").touch()
     path = Setting(source.format(tmp_path), "--from a")
+    sweep = FinishedSweep("a", Mock())
     refuse_moved(None, {"data.path": path}, {})
-    refuse_moved("a", {"data.path": path}, {"data.path": Setting("other", "DATA")})
+    refuse_moved(sweep, {"data.path": path}, {"data.path": Setting("other", "DATA")})
     if is_there:
-        refuse_moved("a", {"data.path": path}, {})
+        refuse_moved(sweep, {"data.path": path}, {})
     else:
         with pytest.raises(ConfigError, match=r"^--from a: the sweep read .*DATA --from a$"):
-            refuse_moved("a", {"data.path": path}, {})
+            refuse_moved(sweep, {"data.path": path}, {})
 
 
 def test_the_config_that_a_run_keeps_finds_its_data_from_another_folder(

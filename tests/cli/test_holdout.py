@@ -165,3 +165,32 @@ def test_an_older_run_is_refused_other_held_out_rows(command, older_run):
     assert said.code == 2
     assert "eval.holdout_seed was 5, is 0" in said.err
     assert "`--resume m` alone" in said.err
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("verb", ["train", "sweep", "inspect"])
+def test_a_table_of_which_no_row_is_held_out_is_refused(command, tmp_path, verb, rows):
+    """`train` of one row ended with a model and nothing to say of it, and exit code 0."""
+    table = tmp_path / "t.csv"
+    table.write_text("x,y\n" + "".join(f"{row},{row % 3}.5\n" for row in range(rows)))
+    said = command(verb, "t.csv", *(QUICK[:-2] if verb != "inspect" else ()))
+    few = "there is nothing to learn" if rows == 1 else "a fifth is held out, which takes 5 rows"
+    assert said.code == 3
+    assert f"t.csv: {rows} row{'s' * (rows > 1)}{': ' * (rows > 1)}" in said.err + said.out
+    assert few in said.err + said.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_fewest_rows_are_trained_on(command, tmp_path):
+    five, three = tmp_path / "five.csv", tmp_path / "three.csv"
+    lines = ["x,y", "0,1", "1,3", "2,2", "3,7", "4,1"]
+    five.write_text("\n".join(lines) + "\n")
+    three.write_text("\n".join(lines[:4]) + "\n")
+    more = ("--max-rows", "64", *QUICK)
+    assert command("train", "five.csv", "--out", "a", *more).code == 0
+    assert baseline(tmp_path / "a")["holdout_hash"] is not None
+    # as the refusal of three rows proposes
+    assert command("train", "three.csv", "--out", "b", "--holdout", "0", *more).code == 0
+    assert command("train", "three.csv", "--out", "c", "--eval-data", "five.csv", *more).code == 0
+    said = command("train", "five.csv", "--out", "d", "--holdout", "0.05", *more)
+    assert (said.code, "data.holdout 0.05 of 5 rows is less than a row" in said.err) == (2, True)

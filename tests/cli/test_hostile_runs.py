@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import yaml
 
 import data_gen
 import streamtrain
-from streamtrain.cli.from_sweep import taken_text
+from streamtrain.cli.from_sweep import FinishedSweep, taken_text
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError, DataError
 from streamtrain.training import model_file
@@ -292,5 +293,5 @@ def test_names_cannot_reach_a_report_or_a_terminal_as_commands(command, tmp_path
 
 def test_what_training_takes_from_a_run_is_said_on_one_line():
     config = make_config({"data": {"path": "a\nerror: forged\x1b[2J"}})
-    text = taken_text("run", config, {"data.path": "--from run"})
+    text = taken_text(FinishedSweep("run", Mock()), config, {"data.path": "--from run"})
     assert text == r"from run: data a\nerror: forged\x1b[2J"

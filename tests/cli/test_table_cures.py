@@ -1,9 +1,12 @@
 """What a message about a table tells to do works when it is typed."""
 
 import html
+import json
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,31 @@ def test_the_command_for_hive_partitions_makes_columns_of_them(command, tmp_path
     expected = [np.repeat([day for day, _ in keys], 50), np.repeat([hour for _, hour in keys], 50)]
     x = np.concatenate([np.arange(50) + 100.0 * hour for _, hour in keys])
     np.testing.assert_array_equal(rows, [*expected, x, -x])
+
+
+@pytest.mark.parametrize("empty", [(3,), range(2, 12)], ids=["one", "ten"])
+def test_features_without_a_value_are_left_out_of_a_wide_table(
+    command, tmp_path: Path, empty: Sequence[int]
+) -> None:
+    """The command named 299 columns, which nobody types and few terminals show."""
+    columns = {f"column {number}": np.arange(50.0) % (number + 3) for number in range(300)}
+    columns |= {f"column {number}": pa.nulls(50, pa.float64()) for number in empty}
+    pq.write_table(pa.table(columns), tmp_path / "wide table.parquet")
+    said = command("inspect", "wide table.parquet", "--target", "column 0")
+    assert said.code == 3
+    (problem,) = re.findall(r"^problem +(.*)$", said.out, re.MULTILINE)
+    assert len(problem) < 300 + 2 * len(str(tmp_path))
+    named = "column 3." if len(empty) == 1 else "column 6 and 5 more columns."
+    assert named in problem
+    (typed,) = re.findall(r"`streamtrain (.*)` writes a config with the others", problem)
+    assert command(*shlex.split(typed)).code == 0
+    text = (tmp_path / "streamtrain.yaml").read_text()
+    assert "# not used: column 3 (double)" in text
+    few = ("--hidden", "4", "--batch-sizes", "16", "--lr-grid", "1")
+    said = command("sweep", "-c", "streamtrain.yaml", "--dry-run", "--json", *few)
+    assert said.code == 0, said.err
+    planned = json.loads(said.out)
+    assert (len(planned["features"]), planned["target"]) == (299 - len(empty), "column 0")
 
 
 @pytest.mark.parametrize("choice", [(), ("--target", "t", "--features", "lat")], ids=["none", "t"])

@@ -88,7 +88,7 @@ def test_a_model_is_used_on_a_csv_without_its_target(command, tmp_path, rows):
 
 
 def test_init_and_a_dry_run_read_a_table_as_the_flags_say(command, tmp_path, rows):
-    (tmp_path / "t.data").write_text("1,5 2 x\n2,5 na? 3\n1 4 5\n")
+    (tmp_path / "t.data").write_text("1,5 2 x\n2,5 na? 3\n1 4 5\n1 3 3\n2 2 4\n")
     flags = ("--decimal", ",", "--na-values", "na?,x", "--no-header", "--delimiter", "space")
     said = command("inspect", "t.data", *flags)
     assert said.code == 0, said.err
@@ -122,7 +122,8 @@ def test_a_worker_opens_the_same_table_and_notices_another(tmp_path, rows):
 
 
 def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tmp_path):
-    (tmp_path / "t.csv").write_text("name,when,a,y\nx,2020-01-01,1,2\nz,2020-01-02,?,4\nw,,2,1\n")
+    table = "name,when,a,y\nx,2020-01-01,1,2\nz,2020-01-02,?,4\nw,,2,1\nw,,3,5\nw,,4,7\n"
+    (tmp_path / "t.csv").write_text(table)
     words = ("sweep", "t.csv", "--target", "y", "--on-null", "drop", "--dry-run")
     said = command(*words)
     assert said.code == 0
@@ -142,7 +143,7 @@ def test_text_columns_are_left_out_with_a_warning_and_quiet_hides_it(command, tm
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("t.txt", "a b\n1 2\n3 4\n", None),
+        ("t.txt", "a b\n1 2\n3 4\n2 2\n5 1\n4 4\n", None),
         ("t.txt", "no-such.parquet\n", "no-such.parquet: cannot be read: No such file"),
         ("t.csv", "a,y\nx,z\n", r"t.csv: no numeric column: it has a \(string\), y \(string\)\."),
         ("t.json", '{"a": [1, 2], "y": [3, 4]}\n', r"it has a \(list<item: int64>\)"),

@@ -79,9 +79,9 @@ def test_inspect_tells_extremes_apart(command, tmp_path):
 
 
 def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
-    days = pa.array([0, 86_400, 0], pa.timestamp("s"))
-    towns = ["Bonn", "Ulm", "Bonn"]
-    table = pa.table({"a": [1.0, None, 3.0], "town": towns, "day": days, "y": [1.0, 2.0, 2.0]})
+    days = pa.array([0, 86_400, 0, 0, 0], pa.timestamp("s"))
+    towns, y = ["Bonn", "Ulm", "Bonn", "Bonn", "Ulm"], [1.0, 2.0, 2.0, 1.0, 1.0]
+    table = pa.table({"a": [1.0, None, 3.0, 2.0, 1.0], "town": towns, "day": days, "y": y})
     pq.write_table(table, tmp_path / "in.parquet")
     said = command("inspect", "in.parquet")
     lines = [re.split(" {2,}", line) for line in said.out.splitlines()]
@@ -96,7 +96,7 @@ def test_inspect_lists_what_is_left_out_and_why(command, tmp_path):
          "it is a feature with --datetime epoch or --datetime parts"],
     ]  # fmt: skip
     assert "Next: streamtrain sweep in.parquet --on-null impute\n" in said.out
-    assert "--on-null drop leaves their rows out (1 of 3), --on-null impute" in said.out
+    assert "--on-null drop leaves their rows out (1 of 5), --on-null impute" in said.out
     document = json.loads(command("inspect", "in.parquet", "--json").out)
     assert [column["name"] for column in document["left_out"]] == ["town", "day"]
     assert document["columns"][0]["sample"] == [1.0, None, 3.0]

@@ -36,7 +36,11 @@ def timeless_records(out: Path) -> list[dict]:
 def _without_times(value: object) -> object:
     """Return a value of a record without what an opened data set took."""
     if isinstance(value, dict):
-        return {name: one for name, one in value.items() if name != "reserved_seconds"}
+        return {
+            name: one
+            for name, one in value.items()
+            if name not in ("reserved_seconds", "before_seconds")
+        }
     return value
 
 

@@ -17,7 +17,8 @@ from streamtrain.cli.main import run
 from streamtrain.config import make_config
 from streamtrain.errors import ConfigError
 from streamtrain.records import Evaluation, StepsTimed
-from streamtrain.report.dry_run import _Cost, _cost, plan_run
+from streamtrain.report.dry_run import _cost, plan_run
+from streamtrain.report.expected_time import Cost
 from streamtrain.run.prepare import prepare
 from streamtrain.run.timing import timing_seconds
 from streamtrain.run.train import fitted_model, train
@@ -427,7 +428,7 @@ def test_peak_memory_is_within_the_projection(forked, data, tmp_path):
 
 def test_a_dry_run_counts_evaluations_and_what_shares_the_cores(data, monkeypatch):
     """With a microsecond per row of steps and of evaluation, and with reading on the same core."""
-    cost = _Cost(seconds=1e-6, core_seconds=1e-6)
+    cost = Cost(seconds=1e-6, core_seconds=1e-6)
     monkeypatch.setattr("streamtrain.report.dry_run._try_learners", lambda *_: ({1024: cost}, cost))
     monkeypatch.setattr("streamtrain.report.dry_run._read_rate", lambda _: 1e6)
     monkeypatch.setattr("streamtrain.report.dry_run._rate_of_tiny_epochs", lambda _: 1e6)

@@ -1,17 +1,14 @@
 """What a sweep tries, from its flags and its data."""
 
-from itertools import count
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_gen import generate
 from streamtrain.config import DEFAULT_BUDGET, make_config
-from streamtrain.errors import ConfigError
+from streamtrain.errors import ConfigError, DataError
 from streamtrain.plan.batch_sizes import FIXED_SIZES, first_sizes, largest_size
 from streamtrain.records import LadderInfo
-from streamtrain.run.measure import REPORT_SECONDS, with_reserve
 from streamtrain.run.prepare import prepare
 from streamtrain.run.sweep_plan import (
     ladder_of,
@@ -51,37 +48,11 @@ def test_the_default_is_a_minute_at_sizes_that_may_grow(data):
     assert ladder.largest_size == 1024
 
 
-def test_what_is_no_pass_is_reserved_from_a_budget_of_seconds(data, monkeypatch):
-    """Opening counts as it was measured, and a sweep that measures more reserves more."""
-    monkeypatch.setattr("streamtrain.run.measure._seconds_per_row_gradient", lambda *_: 1e-6)
-
-    def reserved(measure, opening=0.0, budget=60.0):
-        config = make_config(
-            {"data": {"path": str(data)}, "sweep": {"measure": measure, "budget": budget}}
-        )
-        prepared = prepare(config, learners=2, rates=2)
-        return with_reserve(prepared, ladder_of(prepared), (16, 64), opening).reserved_seconds
-
-    assert reserved("none") == REPORT_SECONDS
-    assert reserved("none", opening=3.5) == REPORT_SECONDS + 3.5
-    assert REPORT_SECONDS < reserved("shuffle") < reserved("noise,curvature,sharpness,shuffle")
-    assert reserved("none", opening=3.5, budget="10M") == 0.0
-
-
-def test_more_is_reserved_on_a_busy_machine(data, monkeypatch):
-    """Clocks of a thread that gets a quarter of its core."""
-    ticks = count()
-    monkeypatch.setattr("streamtrain.run.measure.time.perf_counter", lambda: 0.4 * next(ticks))
-    monkeypatch.setattr("streamtrain.run.measure.time.thread_time", lambda: 0.05 * next(ticks))
-    monkeypatch.setattr("streamtrain.run.measure.measure_costs", lambda *_, **__: [])
-    prepared = prepare(make_config({"data": {"path": str(data)}}), learners=2, rates=2)
-    ladder = with_reserve(prepared, LadderInfo(budget_seconds=60.0), (16,), 0.0)
-    assert ladder.reserved_seconds == pytest.approx(8.0 * REPORT_SECONDS)
-
-
 def test_a_budget_too_small_for_what_is_always_done_is_announced_as_longer():
     assert LadderInfo(budget_seconds=60.0, reserved_seconds=7.0).announced_seconds == 60.0
     assert LadderInfo(budget_seconds=2.0, reserved_seconds=7.0).announced_seconds == 14.0
+    spent = LadderInfo(budget_seconds=2.0, reserved_seconds=7.0, before_seconds=3.0)
+    assert spent.announced_seconds == 17.0
     assert LadderInfo(budget_rows=10, reserved_seconds=7.0).announced_seconds is None
 
 
@@ -117,11 +88,11 @@ def test_what_only_a_fixed_plan_can_do_asks_for_one_and_is_refused_with_a_budget
         plan(data, budget="60s", **keys)
 
 
-@pytest.mark.parametrize("keys", [{"budget": "60s"}, {"goal": "loss-at-rows"}])
+@pytest.mark.parametrize("keys", [{"budget": "60s"}, {"goal": "loss-at-rows"}, {"trials": 2}])
 def test_a_table_too_small_to_hold_rows_out_is_named_as_the_reason(tmp_path, keys):
     tiny = tmp_path / "t.csv"
     tiny.write_text("a,y\n1,2\n2,1\n3,4\n")
-    with pytest.raises(ConfigError, match=r"needs held-out rows, and of 3 rows .*--eval-data"):
+    with pytest.raises(DataError, match=r"3 rows: a fifth is held out, .* with --eval-data"):
         plan(tiny, **keys)
 
 

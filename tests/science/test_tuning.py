@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamtrain.records import PassEnded
@@ -15,6 +15,7 @@ from streamtrain.science.tuning import (
     EXTENSIONS,
     PassPlan,
     choose_winners,
+    expected_passes,
     next_fresh_pass,
     next_tuning_pass,
     passes_after,
@@ -105,6 +106,49 @@ def test_halving_leaves_fewer_rates_each_trial_and_fresh_seeds_judge():
 def test_without_halving_every_rate_runs_to_the_end():
     plans = play(Run(header=header(halving=False, rerun=False)), {64: 0.01, 1024: 0.01})
     assert [len(plan.lrs[64]) for plan in plans] == [5] * 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    best=st.tuples(*[st.floats(-10, 1)] * 2),
+    trials=st.integers(1, 4),
+    flags=st.tuples(*[st.booleans()] * 3),
+    rates=st.integers(1, 5),
+    rules=st.sampled_from([("tuned",), ("fixed", "tuned"), ("linear", "sqrt"), ("tuned", "sqrt")]),
+    targets=st.sampled_from([(), (0.1,), (0.1, 0.5, 0.9)]),
+)
+def test_the_passes_that_are_expected_hold_those_that_come(
+    best, trials, flags, rates, rules, targets
+):
+    halving, extend, rerun = flags
+    run = Run(
+        header=header(
+            lrs=(GRID[:rates],) * 2,
+            trials=trials,
+            target_loss=targets,
+            lr_rules=rules,
+            halving=halving,
+            extend=extend,
+            rerun=rerun,
+        )
+    )
+    expected = expected_passes(run)
+    plans = play(run, {64: 10 ** best[0], 1024: 10 ** best[1]})
+    certain = [one for one in expected if one.fewest]
+    assert [one.kind for one in certain] == [
+        plan.kind for plan in plans if plan.kind != "extension"
+    ]
+    remaining = iter(plans)
+    plan = next(remaining, None)
+    for one in expected:
+        if plan is None or plan.kind != one.kind:
+            assert not one.fewest
+            continue
+        for size in one.most:
+            least, count = one.fewest.get(size, 0), len(plan.lrs.get(size, ()))
+            assert least <= count <= one.most[size]
+        plan = next(remaining, None)
+    assert plan is None
 
 
 @pytest.mark.parametrize(("best", "sizes"), [(0.3, {64}), (1e-4, {64}), (1e-9, {64})])

@@ -90,6 +90,10 @@ NOTHING = {
     ),
     "one target": ({"a": [1.0, 2, 3], "y": [None, 1.0, None]}, "1 row with a target"),
     "one row": ({"a": [1.0], "y": [5.0]}, "1 row with a target"),
+    "few rows": (
+        {"a": [1.0, 2, 3, 4], "y": [1.0, 2, 3, 5]},
+        "4 rows: a fifth is held out, which takes 5 rows.* --holdout 0",
+    ),
     "constant features": ({"a": [1.0, 1, 1], "b": [2.0, 2, 2], "y": [1.0, 2, 3]}, "a = 1, b = 2"),
     "empty feature": ({"a": [None, None], "b": [1.0, 2], "y": [1.0, 2]}, "in a. .*--features b"),
 }
@@ -141,6 +145,7 @@ def test_the_features_that_are_left_are_quoted_for_a_shell(tmp_path):
 
 
 def test_a_table_that_says_something_is_no_problem(tmp_path):
-    table = pa.table({"a": [1.0, 1, 1], "b": [None, 1.0, 2.0], "y": [1.0, None, 2.0]})
+    columns = {"a": [1.0] * 5, "b": [None, 1.0, 2.0, 3.0, 4.0], "y": [1.0, None, 2.0, 1.0, 3.0]}
+    table = pa.table(columns)
     pq.write_table(table, tmp_path / "t.parquet")
     assert inspect(open_shards(str(tmp_path / "t.parquet")))["problem"] == ""

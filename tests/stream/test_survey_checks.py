@@ -70,5 +70,6 @@ def test_constant_features_and_a_constant_target_are_refused(change, message):
             refuse_constant(survey, dataset)
 
 
-def test_one_row_is_not_called_constant():
-    refuse_constant(survey_of(np.ones((1, 3)), np.ones((0, 3))), SimpleNamespace())
+def test_one_row_is_refused_and_not_called_constant():
+    with pytest.raises(DataError, match=r"^t: 1 row to train on: there is nothing to learn\. Add"):
+        refuse_constant(survey_of(np.ones((1, 3)), np.ones((4, 3))), SimpleNamespace(url="t"))

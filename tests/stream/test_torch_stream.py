@@ -317,10 +317,9 @@ def test_more_held_out_rows_than_the_budget_can_list_are_refused(write_data):
         streamtrain.open_stream(write_data([[100] * 10]), holdout=800, memory="4KiB")
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "bogus"])
-def test_a_device_that_is_not_there(write_data, device):
+def test_a_device_that_is_not_there(write_data):
     with pytest.raises(ConfigError, match="cannot be used here"):
-        streamtrain.open_stream(write_data(LAYOUTS["even"]), device=device, **SMALL)
+        streamtrain.open_stream(write_data(LAYOUTS["even"]), device="cuda:7", **SMALL)
 
 
 def test_minibatches_of_a_stream_have_one_size(write_data):

@@ -327,7 +327,9 @@ def test_where_there_is_a_gpu_auto_takes_it_for_the_torch_engine(monkeypatch, tr
             {"precision": "tf32"}, "tf32 needs a GPU.*Use float32, or --device cuda", id="tf32"
         ),
         pytest.param(
-            {"device": "mars"}, "train.device 'mars' cannot be used here.*--device cpu", id="device"
+            {"device": "cuda:99"},
+            "train.device 'cuda:99' cannot be used here.*--device cpu",
+            id="device",
         ),
     ],
 )
