@@ -231,9 +231,9 @@ class SweepConfig(Section):
     budget: Budget | None = Field(
         default=None,
         description=(
-            "seconds from the command to its report (60s, 5m), or rows of all passes (100M), within"
-            " which the sweep chooses rows, trials and rates; default: 60s, unless --trials or"
-            " another flag asks for a fixed plan"
+            "seconds from the command to its report (60s, 5m), without compiling kernels, or rows of"
+            " all passes (100M), within which the sweep chooses rows, trials and rates; default:"
+            " 60s, unless --trials or another flag asks for a fixed plan"
         ),
     )
     goal: Goal = Field(

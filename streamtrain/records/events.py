@@ -90,7 +90,7 @@ class LadderInfo:
 
     `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
     trains on. `largest_size`: sizes are added up to this one where the best is at an edge; None
-    where the sizes were given. Of the budget, `before_seconds` went to imports and kernels, and
+    where the sizes were given. Of the budget, `before_seconds` were over when the sweep began, and
     `reserved_seconds` are for opening the data, for measuring, and for the report.
     """
 

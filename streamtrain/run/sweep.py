@@ -130,9 +130,6 @@ def sweep(
         header = replace(header, **sweep_rules(config), ladder=ladder)
         if ladder is not None:
             header = replace(header, train_rows=None)
-        if ladder is not None and ladder.budget_seconds is not None:
-            before = ladder.before_seconds + header.compile_seconds
-            header = replace(header, ladder=replace(ladder, before_seconds=before))
 
     sweep_run = SweepRun(prepared, header, emit, checkpointer, runner)
     if records:

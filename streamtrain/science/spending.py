@@ -12,9 +12,10 @@ from streamtrain.science.selection import DEFAULT_WITHIN, Selection
 #: them with fewer sizes.
 TRIALS_RESERVED = 9.0
 
-#: The fraction of the budget for the passes and timings at most. The rest is for imports, kernels,
-#: opening, measuring and the report. Where these need more, the passes get what is left, but at
-#: least the second part.
+#: The fraction of the budget for the passes and timings at most. The rest is for imports, opening,
+#: measuring and the report. Where these need more, the passes get what is left, but at least the
+#: second part. The compilation of kernels, once per machine, is not counted: a first run would
+#: settle less often than a later one with the same budget.
 PASSES_SHARE, LEAST_PASSES_SHARE = 0.85, 0.25
 
 #: Seconds of timing per size: five repeats, and finding how many steps fill a region.

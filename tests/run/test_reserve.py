@@ -74,23 +74,6 @@ def test_a_sweep_reserves_the_seconds_before_it(data, seconds):
     assert passes_seconds(ladder) == (0.25 if seconds else 0.85) * 60
 
 
-def test_compiling_counts_before_the_passes(data, monkeypatch):
-    """A first run compiles for some 15 s, which a budget of 60 s was exceeded by."""
-    monkeypatch.setattr("streamtrain.run.run_records.warm_up", lambda *_: (40.0, 0))
-    config = make_config({"data": {"path": str(data)}, "sweep": {"measure": "none"}})
-    for budget, before in ((60.0, 40.0), (10**9, 0.0)):
-        sweep_config = config.sweep.model_copy(update={"budget": budget})
-        headers = []
-
-        def stop(record, headers=headers):
-            headers.append(record)
-            raise Stopped
-
-        with pytest.raises(Stopped):
-            sweep(config.model_copy(update={"sweep": sweep_config}), stop, {})
-        assert headers[0].ladder.before_seconds == before
-
-
 def test_a_dry_run_announces_a_budget_that_was_spent_before_it(data):
     config = make_config({"data": {"path": str(data)}, "sweep": {"measure": "none", "budget": 5.0}})
     plan = plan_run(config, "sweep", began=time.perf_counter() - 50)
