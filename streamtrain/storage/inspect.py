@@ -318,10 +318,10 @@ def _row_advice(document: dict[str, Any], window_rows: int) -> Iterator[str]:
         least = "at least " if len(nulls) > 1 else ""  # they may be in the same rows
         rows = f"of {document['num_rows']:,}"
         dropped = f"{least}{max(nulls.values()):,} {rows}"
-        yield (
-            f"Null or NaN values in {named}: training refuses them; --on-null drop leaves their"
-            f" rows out ({dropped}), --on-null impute puts the mean of the feature in their place."
-        )
+        cures = f"--on-null drop leaves their rows out ({dropped})"
+        if columns[-1]["name"] not in nulls:  # a target is never imputed
+            cures += ", --on-null impute puts the mean of the feature in their place"
+        yield f"Null or NaN values in {named}: training refuses them; {cures}."
     if sparse := sparse_features(document):
         others = [count for name, count in nulls.items() if name not in sparse]
         least = "at least " if len(others) > 1 else ""
