@@ -486,6 +486,16 @@ def test_a_compressed_table_is_read_to_its_end_or_refused(tmp_path, suffix):
             read(tmp_path, whole[:size], f"cut.csv{suffix}")
 
 
+def test_a_table_without_rights_is_refused_in_one_line(tmp_path, monkeypatch):
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "t.csv")
+
+    monkeypatch.setattr("streamtrain.storage.write.text_table.read_sample", refuse)
+    said = r"t\.csv: cannot be read: Permission denied\. Check the path and its permissions\.$"
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, b"a,y\n1,2\n", "t.csv")
+
+
 @pytest.mark.parametrize("suffix", [".bz2", ".xz"])
 def test_a_later_member_that_is_damaged_is_no_end(tmp_path, suffix):
     first, second = (COMPRESS[suffix](rows) for rows in (b"a,y\n1,2\n3,4\n", b"5,6\n7,8\n"))
