@@ -120,7 +120,8 @@ def named_errors(path: str) -> Iterator[None]:
         ) from error
     except PermissionError as error:
         raise DataError(
-            f"{path}: cannot be read: {error.strerror or error}. Check the path and its permissions."
+            f"{path}: cannot be read: {error.strerror or error}. Check the path and its"
+            " permissions."
         ) from error
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         size = f" ({getsize(path):,} bytes)" if isfile(path) else ""

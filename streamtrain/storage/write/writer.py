@@ -88,7 +88,8 @@ def write_dataset(
     except OSError as error:
         cure = "Check its permissions" if isinstance(error, PermissionError) else "Free space there"
         raise ResourceError(
-            f"{out}: cannot be written: {error.strerror or error}. {cure}, or choose another folder."
+            f"{out}: cannot be written: {error.strerror or error}. {cure}, or choose another"
+            " folder."
         ) from error
     return out
 
