@@ -200,7 +200,8 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     for letter, whole in zip("ab", document["wholes"], strict=True):
         if sizes := document[f"only_in_{letter}"]:
             text = whole["sizes"] or ", ".join(map(size_text, sizes))
-            lines.append(f"only in {letter.upper()}: {text}")
+            noun = "minibatch size" if len(sizes) == 1 else "minibatch sizes"
+            lines.append(f"only in {letter.upper()}: {noun} {text}")
     return lines
 
 
