@@ -6,6 +6,7 @@ A piece is a tuple of decoded columns of equal length.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,8 @@ def open_tables(
     is_text = kind == "CSV"
     if not is_text:
         warn_of_flags(source, kind, reading)
-    openers = {"CSV": open_text_table, "JSON lines": open_json_table, "Arrow": _arrow_table}
+    open_text = partial(open_text_table, is_alone=paths == [normal_url(source)])
+    openers = {"CSV": open_text, "JSON lines": open_json_table, "Arrow": _arrow_table}
     if open_file := openers.get(kind):
         tables = [open_file(path, storage) for path in paths]
     else:
