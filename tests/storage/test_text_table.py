@@ -390,7 +390,11 @@ def test_a_value_in_a_column_that_was_taken_for_empty_is_refused(tmp_path, monke
         (gzip.compress(b"a,y\n" + b"1,2\n" * 99, mtime=0)[:-9], "damaged or cut off"),
         (
             b"569,30,m\n1,2,3,4\n5,6,7,8\n9,1,2,3\n1,1,1,1\n",
-            "has 3 fields, and rows have 4",
+            "has 3 fields, and rows have 4. Remove lines above the table",
+        ),
+        (
+            b"Export;;;\n;;;\nday;a;b;y\nmon;1;2;3\ntue;3;4;5\n",
+            "'Export', has 1 field, and rows have 4. Remove the lines above 'day,a,b,y', or start",
         ),
         (b"", "no rows"),
         (b'a,t,y\n1,"x,2\n3,z,4\n5,z,6\n', "row 0 has a quotation mark that .* never closes: x,2"),
