@@ -372,7 +372,7 @@ def _names(
     if len(names) == width - 1:
         # a delimiter at the end of rows, or R's names of rows before them
         if width - 1 not in empty and not _names_rows(columns[0]):
-            raise _first_line_error(path, head, width)
+            raise _first_line_error(path, head, width, rows)
         names = [*names, ""] if width - 1 in empty else ["", *names]
     dropped = [(index, "empty") for index in empty if not names[index]]
     counts = names[0] == "Unnamed: 0" and all(field.isdecimal() for field in columns[0])
