@@ -263,10 +263,9 @@ def _header(
     if reading.header:
         return first, ""
     named = [field for field in first if field]
+    # a title, which Excel pads with empty fields
     if len(named) == 1 and width > 2 and any(map(all, rows)):
-        raise _first_line_error(
-            path, named, width, rows
-        )  # a title, which Excel pads with empty fields
+        raise _first_line_error(path, named, width, rows)
     as_row, as_names, nulls = [], [], []
     for index, field in enumerate(first):
         below = [row[index].strip() for row in rows if len(row) > index]
