@@ -500,6 +500,23 @@ def test_a_table_without_rights_is_refused_in_one_line(tmp_path, monkeypatch):
         read(tmp_path, b"a,y\n1,2\n", "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("texts", "refusal"),
+    [
+        (["31.01.2024", "", "1.2.24", "sum"], "write its dates as 2024-05-31, not as 31.01.2024"),
+        (["05/31/24 06:30", "06/01/24 07:00"], "2024-05-31, not as 05/31/24 06:30, for"),
+        (["10.10.10.10", "10.0.0.1"], "only numbers can be decoded"),
+        (["mon 1/2/2024", "3/4/2024", "tue"], "only numbers can be decoded"),
+    ],
+    ids=["days first", "months first", "addresses", "few"],
+)
+def test_dates_that_are_not_read_are_left_out_with_how_to_write_them(tmp_path, texts, refusal):
+    rows = "".join(f"{text};{i};{i}\n" for i, text in enumerate(texts))
+    table, _ = opened(tmp_path / "t.csv", f"day;a;y\n{rows}", datetime="parts")
+    assert refusal in table.columns[0].refusal
+    assert table.columns[0].decoded_type is None
+
+
 @pytest.mark.parametrize("suffix", [".bz2", ".xz"])
 def test_a_later_member_that_is_damaged_is_no_end(tmp_path, suffix):
     first, second = (COMPRESS[suffix](rows) for rows in (b"a,y\n1,2\n3,4\n", b"5,6\n7,8\n"))

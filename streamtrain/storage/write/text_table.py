@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from streamtrain.storage.write.text_source import (
     whole_rows,
 )
 from streamtrain.storage.write.text_totals import Sum, totals_warning
-from streamtrain.storage.write.text_values import NumberColumn
-from streamtrain.types import Storage
+from streamtrain.storage.write.text_values import NumberColumn, date_refusal
+from streamtrain.types import Column, Datetime, Storage
 
 #: Bytes from which everything is found out; and the problems that an error shows.
 _SAMPLE_BYTES = 1 << 20
@@ -77,7 +77,7 @@ def open_text_table(path: str, storage: Storage, *, is_alone: bool = True) -> Ta
     datetime = storage.reading.datetime
     columns = refuse_repeated(
         [
-            arrow_column(name, kinds[key], datetime)
+            _column(name, kinds[key], sample.column(key), datetime)
             for index, (name, key) in enumerate(zip(names, file.keys, strict=True))
             if index not in dropped
         ]
@@ -99,6 +99,14 @@ def open_text_table(path: str, storage: Storage, *, is_alone: bool = True) -> Ta
         found=file.dialect.text(file.encoding),
         needs_target=file.dialect.needs_target,
     )
+
+
+def _column(
+    name: str, kind: pa.DataType, sample: pa.ChunkedArray, datetime: Datetime | None
+) -> Column:
+    column = arrow_column(name, kind, datetime)
+    refusal = date_refusal(sample.combine_chunks()) if pa.types.is_string(kind) else ""
+    return replace(column, refusal=refusal) if refusal else column
 
 
 def _find_out(path: str, storage: Storage, *, is_alone: bool) -> tuple[_File, pa.Table]:
