@@ -21,8 +21,8 @@ from streamtrain.science.run_log import Curve
 _MAX_POINTS = 20_000
 #: Up to this many sizes all have a label.
 _ALL_LABELLED = 12
-#: Lines of text on the axis along which the labels of a chart are moved apart: losses in the curves
-#: and the trade-off, seconds in the frontier. Labels one line apart do not overlap.
+#: Lines of text on the loss axis of the curves and of the trade-off chart: labels one line apart do
+#: not overlap.
 _CURVE_LINES, _TRADEOFF_LINES, _FRONTIER_LINES = 18, 16, 17
 #: The width of a label of the frontier, as a part of the axis of losses in a narrow chart.
 _LABEL_WIDTH = 0.3
@@ -92,7 +92,7 @@ def _references(summary: Summary) -> list[Row]:
 
 
 def _frontier_table(summary: Summary) -> list[Row]:
-    """Return the seconds of each size to each loss; `last` marks the lowest that it reached."""
+    """Return the seconds of each size to each loss; `last` is the lowest loss that it reached."""
     rows = [
         {
             "batch_size": int(size),
@@ -186,11 +186,8 @@ def _curve_rows(
 
 def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
     """Add where each median curve ends, and a height at which its label overlaps no other."""
-    points_of: dict[int, list[Row]] = {cell["batch_size"]: [] for cell in cells}
-    for row in curves:
-        points_of[row["batch_size"]].append(row)
     for cell in cells:
-        points = points_of[cell["batch_size"]]
+        points = [row for row in curves if row["batch_size"] == cell["batch_size"]]
         end = max((row["rows"] for row in points), default=None)
         last = [row for row in points if row["rows"] == end]
         for name in ("rows", "steps", "seconds"):
