@@ -292,7 +292,8 @@ def _key(path: str, storage: Storage) -> str:
         files = [stamp(url, storage) for url in paths]
     content = [_VERSION, files, asdict(storage.reading)]
     digest = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in os.path.basename(path))
+    base = os.path.basename(path.rstrip("/"))
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in base)
     return f"{name[:60]}-{digest}"
 
 
