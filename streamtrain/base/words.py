@@ -1,7 +1,7 @@
-"""Words of messages: suggestions for misspelt ones, and nouns after a number."""
+"""Words of messages: suggestions for misspelt ones, nouns after a number, aligned columns."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -23,3 +23,21 @@ def plural(number: int, noun: str) -> str:
     ('1 round', '1,200 rounds')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Return rows as lines, columns two spaces apart; those with an index in `right` flush right.
+
+    >>> print(aligned([["a", "rows"], ["bc", "10"]], right=frozenset({1})))
+    a   rows
+    bc    10
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)

@@ -181,21 +181,3 @@ class _Notes(logging.Handler):
 def format_interval(figure: Mapping[str, Any], form: Callable[[float], str]) -> str:
     """Return the confidence interval of a figure as `[lo, hi]`; empty where it has none."""
     return "" if figure["lo"] is None else f"[{form(figure['lo'])}, {form(figure['hi'])}]"
-
-
-def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Align columns, two spaces apart; the columns with an index in `right` are flush right.
-
-    >>> print(table([["a", "rows"], ["bc", "10"]], right=frozenset({1})))
-    a   rows
-    bc    10
-    """
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    aligned = (
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in aligned)
