@@ -25,7 +25,7 @@ from streamtrain.base.redact import redact_url
 from streamtrain.base.units import format_bytes, format_seconds
 from streamtrain.base.user_cache import user_cache
 from streamtrain.base.words import plural
-from streamtrain.errors import DataError, ResourceError, shown
+from streamtrain.errors import DataError, ResourceError
 from streamtrain.storage.column_choice import EMPTY, TEXT_REFUSED, no_numbers_message
 from streamtrain.storage.dataset import FoundShards, find_shards
 from streamtrain.storage.decode import NOT_A_NUMBER, ONLY_NUMBERS, ColumnError
@@ -58,8 +58,6 @@ _SPAN_ROWS = 262_144
 
 #: Larger files take long, so a message is printed before they are read.
 _LONG_BYTES = 256 << 20
-#: Columns that a message names.
-_NAMED = 8
 _NOTE_NAME, _ROWS_NAME, _LOCK_NAME = "table.json", "rows", "lock"
 
 _log = logging.getLogger("streamtrain")
@@ -237,9 +235,6 @@ def _import(
 def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, ...]:
     """Return the columns of the first table; one that another table lacks is refused."""
     others = [(table.url, {column.name: column for column in table.columns}) for table in tables]
-    for table, (_, present) in zip(tables, others, strict=True):
-        if tables[0].columns and present.keys().isdisjoint(others[0][1]):
-            raise DataError(_other_names_message(tables[0], table))
     columns = []
     for column in tables[0].columns:
         refusal = refusals.get(column.name, "")
@@ -264,18 +259,6 @@ def _columns(tables: list[Table], refusals: Mapping[str, str]) -> tuple[Column, 
             column = replace(column, decoded_type="float64")
         columns.append(column)
     return tuple(columns)
-
-
-def _other_names_message(first: Table, other: Table) -> str:
-    """Return the error message for a file that has no column of the first file."""
-    expected, found = (
-        ", ".join(shown(column.name) for column in table.columns[:_NAMED])
-        for table in (first, other)
-    )
-    return (
-        f"{other.url}: its columns are {found}, and those of {first.url} are {expected}. If it has"
-        " no header, write the same one into every file; if it is another table, leave it out."
-    )
 
 
 def _widest(columns: tuple[Column, ...]) -> Literal["float32", "float64"]:
