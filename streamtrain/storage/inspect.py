@@ -30,6 +30,8 @@ from streamtrain.types import Column, Dataset
 _MOST_DROPPED = 0.1
 #: Share of nulls above which a feature is better left out than the rows in which it is null.
 _MOSTLY_NULL = 0.5
+#: Constant features that the advice names; the others are counted.
+_NAMED = 8
 _SMALL_SPAN_ROWS = 16_384
 #: A local table of at most this many values is read where its footers lack counts of nulls or
 #: extremes. That takes 20 ms.
@@ -385,7 +387,9 @@ def _column_advice(document: dict[str, Any]) -> Iterator[str]:
         if column["min"] is not None and column["min"] == column["max"]
     ]
     if features:
-        yield f"Constant: {', '.join(features)}; a constant feature carries no information."
+        more = f" and {len(features) - _NAMED:,} more" if len(features) > _NAMED else ""
+        named = f"{', '.join(features[:_NAMED])}{more}"
+        yield f"Constant: {named}; a constant feature carries no information."
 
 
 def _integrity_advice(document: dict[str, Any]) -> Iterator[str]:
