@@ -104,6 +104,11 @@ def test_the_defaults_are_a_config_and_its_dump_makes_the_same_one():
             id="budget",
         ),
         pytest.param(
+            {"sweep": {"budget": "5min"}},
+            "f:3: sweep.budget: '5min' is not a budget. Write it like 60s, 5m or 100M rows",
+            id="budget of another unit",
+        ),
+        pytest.param(
             {"sweep": {"budget": "12"}},
             "f:3: sweep.budget: a budget of 12 is 12 rows, too few to compare sizes. Write 12s",
             id="budget of a few rows",

@@ -1,7 +1,7 @@
 """`streamtrain bench step`: a training step of our engines compared with a plain PyTorch loop.
 
 The product of two matrices (sgemm) gives the arithmetic speed of the machine. All sides take turns
-in one process, on the same rows in memory. Compilation is done before.
+in one process, on the same rows in memory, and are compiled before.
 """
 
 import time
@@ -62,9 +62,9 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     """Time a step at each of `config.sweep.batch_sizes` with every engine that can take it.
 
     Engines run on one thread of the CPU. Rates are in rows per second. `cells` compares an engine
-    at a batch size with eager torch at the better of one and all threads; on a GPU once with the
-    rows of both there, and once with those of both copied from the host. `scaling` compares the
-    fused engine on all threads with one thread.
+    at a batch size with eager torch at the better of one and all threads. On a GPU there are two
+    cells: both sides with rows that are there already, and both with rows copied from the host.
+    `scaling` compares the fused engine on all threads with one thread.
 
     Raises ConfigError for what no engine can do, and for fewer than one repeat.
     """
@@ -80,25 +80,12 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
     random = np.random.default_rng(config.order.seed)
     num_rows = max(ROWS, *sizes)
     rows = random.standard_normal((num_rows, FEATURES + 1)).astype(np.float32)
-    fused_in_parallel = "fused" in engines and threads > 1
     with ExitStack() as stack:
-        one_core = stack.enter_context(ComputePool(1))
-        all_cores = stack.enter_context(ComputePool(threads))
-        engine_sides, compile_seconds = _engine_sides(engines, sizes, places, config, model, rows)
-        sides: dict[Key, Side] = {("sgemm",): sgemm(), **engine_sides}
-        for size in sizes:
-            for count, place in product(thread_counts, places):
-                loop = TorchLoop(model, rows, size, train, count, from_host=place == HOST)
-                sides["eager", size, place, count] = region(loop.take, size)
-            if fused_in_parallel and gradient_slots(size, model.num_parameters) > 1:
-                engine = make_engine("fused", config, model, size, all_cores)
-                sides["shared", size] = on_one_thread(engine_side, engine, rows)
-        if fused_in_parallel and isinstance(model, Shape):
-            for key, cores in (("replicas", one_core), ("replicas, all threads", all_cores)):
-                replicas = Replicas(config, model, rows, cores)
-                sides[key,] = on_one_thread(_enter_replicas, stack, replicas)
+        sides, compile_seconds = _all_sides(
+            stack, config, model, rows, sizes, engines, places, thread_counts
+        )
         samples = take_turns(sides, repeats, warm=[])
-    sgemm_figure = figure(samples["sgemm",])
+    sgemm_figure = figure(samples[("sgemm",)])
     sgemm_gflops = sgemm_figure["value"]
     flops = flops_per_row(model)
     cells = [
@@ -128,6 +115,40 @@ def measure_step(config: Config, *, repeats: int = REPEATS) -> Json:
         "limit": limit(cells, sgemm_gflops, model.num_parameters),
         "intervals": {"sgemm_gflops": sgemm_figure},
     }
+
+
+def _all_sides(
+    stack: ExitStack,
+    config: Config,
+    model: Model,
+    rows: np.ndarray,
+    sizes: Sequence[int],
+    engines: Sequence[str],
+    places: Sequence[str],
+    thread_counts: Sequence[int],
+) -> tuple[dict[Key, Side], dict[str, float]]:
+    """Return every side by its key, and the seconds that compiling each engine took.
+
+    `thread_counts`: one, and all threads if these are more. `stack` ends what the sides need.
+    """
+    threads = thread_counts[-1]
+    one_core = stack.enter_context(ComputePool(1))
+    all_cores = stack.enter_context(ComputePool(threads))
+    engine_sides, compile_seconds = _engine_sides(engines, sizes, places, config, model, rows)
+    sides: dict[Key, Side] = {("sgemm",): sgemm(), **engine_sides}
+    fused_in_parallel = "fused" in engines and threads > 1
+    for size in sizes:
+        for count, place in product(thread_counts, places):
+            loop = TorchLoop(model, rows, size, config.train, count, from_host=place == HOST)
+            sides["eager", size, place, count] = region(loop.take, size)
+        if fused_in_parallel and gradient_slots(size, model.num_parameters) > 1:
+            engine = make_engine("fused", config, model, size, all_cores)
+            sides["shared", size] = on_one_thread(engine_side, engine, rows)
+    if fused_in_parallel and isinstance(model, Shape):
+        for key, cores in (("replicas", one_core), ("replicas, all threads", all_cores)):
+            replicas = Replicas(config, model, rows, cores)
+            sides[(key,)] = on_one_thread(_enter_replicas, stack, replicas)
+    return sides, compile_seconds
 
 
 def _engine_sides(

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.words import aligned
 from streamtrain.cli.bench_command import BENCH
 from streamtrain.cli.flag_groups import Output, count, duration
-from streamtrain.cli.terminal import show, table
+from streamtrain.cli.terminal import show
 from streamtrain.errors import ConfigError
 
 _LIFE = "mean lifetime of a simulated worker; a new one replaces it one minute after it dies"
@@ -134,7 +135,7 @@ def page(document: Mapping[str, Any]) -> str:
     growth = ", ".join(
         f"{name.replace('_', ' ')} {slope:.2f}" for name, slope in document["growth"].items()
     )
-    parts = [head, table(lines, right=frozenset(range(13)))]
+    parts = [head, aligned(lines, right=frozenset(range(13)))]
     if growth:
         parts.append(
             f"growth with the spans (1 is linear): {growth}; every window was trained on exactly"

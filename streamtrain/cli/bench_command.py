@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
-from streamtrain.base.words import plural
+from streamtrain.base.words import aligned, plural
 from streamtrain.cli.flag_groups import (
     ConfigDataPath,
     Output,
@@ -15,7 +15,7 @@ from streamtrain.cli.flag_groups import (
     count,
     load_config,
 )
-from streamtrain.cli.terminal import format_interval, plain_warnings, show, table
+from streamtrain.cli.terminal import format_interval, plain_warnings, show
 from streamtrain.errors import ConfigError
 
 BENCH = Group("Bench", sort_key=3)
@@ -89,7 +89,7 @@ def _table(document: Mapping[str, Any]) -> str:
         )
         ratio = figure_texts(document, f"ratio_to_{side}", "{:.3g} ×".format)
         lines.append([_name(document, side), *measured, *ratio])
-    return table(lines, right=frozenset({1, 3}))
+    return aligned(lines, right=frozenset({1, 3}))
 
 
 def _name(document: Mapping[str, Any], side: str) -> str:
@@ -125,4 +125,4 @@ def _facts(document: Mapping[str, Any]) -> str:
         "memory": f"{peak} at the peak beyond the imports; {projected} projected; {budget} allowed",
         "bottleneck": f"{document['bottleneck']} (seconds per pass, over {readers}: {times})",
     }
-    return table([[name, fact] for name, fact in facts.items()])
+    return aligned([[name, fact] for name, fact in facts.items()])

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from streamtrain.base.units import format_bytes, format_count
-from streamtrain.base.words import plural
+from streamtrain.base.words import aligned, plural
 from streamtrain.cli.bench_command import BENCH, Repeats, figure_texts
 from streamtrain.cli.flag_groups import Output, ShuffleMemory, Target
-from streamtrain.cli.terminal import plain_warnings, show, table
+from streamtrain.cli.terminal import plain_warnings, show
 
 
 def ingest(
@@ -66,4 +66,4 @@ def page(document: Mapping[str, Any]) -> str:
         f"memory  {format_bytes(document['peak_rss_bytes'])} at the peak of the shuffle;"
         f" {format_bytes(document['memory_budget_bytes'])} allowed"
     )
-    return "\n\n".join([head, table(lines, right=frozenset({1, 3})), memory])
+    return "\n\n".join([head, aligned(lines, right=frozenset({1, 3})), memory])

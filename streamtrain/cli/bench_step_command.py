@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamtrain.base.units import format_count, format_seconds
-from streamtrain.base.words import plural
+from streamtrain.base.words import aligned, plural
 from streamtrain.cli.bench_command import Repeats
 from streamtrain.cli.flag_groups import (
     ConfigDataPath,
@@ -14,7 +14,7 @@ from streamtrain.cli.flag_groups import (
     StepFlags,
     load_config,
 )
-from streamtrain.cli.terminal import format_interval, plain_warnings, show, table
+from streamtrain.cli.terminal import format_interval, plain_warnings, show
 from streamtrain.errors import ConfigError
 
 
@@ -114,7 +114,7 @@ def _engines_table(document: Mapping[str, Any]) -> str:
             ]
         )
     rates = {2, 5, 7, 8}
-    return table(lines, right=frozenset({0} | {column + on_gpu for column in rates}))
+    return aligned(lines, right=frozenset({0} | {column + on_gpu for column in rates}))
 
 
 def _threads_table(document: Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ def _threads_table(document: Mapping[str, Any]) -> str:
                 format_interval(row["intervals"]["ratio"], "{:.2f} ×".format),
             ]
         )
-    return table(lines, right=frozenset({1, 2, 3}))
+    return aligned(lines, right=frozenset({1, 2, 3}))
 
 
 def train_page(document: Mapping[str, Any]) -> str:
@@ -166,4 +166,6 @@ def train_page(document: Mapping[str, Any]) -> str:
                 *([format_count(cell["on_gpu_rows_per_second"])] if on_gpu else []),
             ]
         )
-    return "\n\n".join([head, table(lines, right=frozenset(range(5)) | {6, 7}), document["limit"]])
+    return "\n\n".join(
+        [head, aligned(lines, right=frozenset(range(5)) | {6, 7}), document["limit"]]
+    )

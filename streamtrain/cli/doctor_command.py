@@ -16,8 +16,9 @@ import psutil
 from cyclopts import Parameter
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
+from streamtrain.base.words import aligned
 from streamtrain.cli.flag_groups import GLOBAL, Output, duration
-from streamtrain.cli.terminal import note, plain_warnings, show, table
+from streamtrain.cli.terminal import note, plain_warnings, show
 from streamtrain.errors import CheckFailed, ConfigError, StreamTrainError, first_line
 from streamtrain.records import Record, RunStarted
 
@@ -88,7 +89,7 @@ def page(document: dict[str, Any]) -> str:
         verdict = "streamtrain works here."
     else:
         verdict = "some checks failed: see the lines that say FAILED."
-    return "\n\n".join((table(facts), table(checks), verdict))
+    return "\n\n".join((aligned(facts), aligned(checks), verdict))
 
 
 def machine() -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from streamtrain.base.units import format_bytes
+from streamtrain.base.words import aligned
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import (
     DataPath,
@@ -19,7 +20,7 @@ from streamtrain.cli.flag_groups import (
     column_names,
     reading,
 )
-from streamtrain.cli.terminal import plain_warnings, show, table
+from streamtrain.cli.terminal import plain_warnings, show
 from streamtrain.config import DEFAULT_BUDGET
 from streamtrain.errors import ConfigError, DataError
 
@@ -103,8 +104,8 @@ def _names_without(document: Mapping[str, Any], left_out: Sequence[str]) -> str 
 def page(document: Mapping[str, Any], command: str) -> str:
     """Return the columns, the layout, what `command` (a sweep) would try, and the advice."""
     parts = (
-        table(_columns(document), right=frozenset({3, 4, 5})) + _more_columns(document),
-        table(_facts(document)),
+        aligned(_columns(document), right=frozenset({3, 4, 5})) + _more_columns(document),
+        aligned(_facts(document)),
         _next(document, command),
         _advice(document),
     )

@@ -135,7 +135,13 @@ VALUE_FLAGS = frozenset(
 #: Flags with the values on and off, which may be given without a value.
 SWITCHES = frozenset(
     {
-        *("--average", "--confirm", "--extend-grid", "--grow", "--halving", "--header", "--rerun"),
+        "--average",
+        "--confirm",
+        "--extend-grid",
+        "--grow",
+        "--halving",
+        "--header",
+        "--rerun",
         "--standardize",
     }
 )

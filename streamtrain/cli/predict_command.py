@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from streamtrain.base.words import plural
+from streamtrain.base.words import aligned, plural
 from streamtrain.cli.config_layers import kept_layer, storage_options
 from streamtrain.cli.flag_groups import (
     DATA,
@@ -17,7 +17,7 @@ from streamtrain.cli.flag_groups import (
     TextFlags,
     reading,
 )
-from streamtrain.cli.terminal import note, plain_warnings, show, table, writing
+from streamtrain.cli.terminal import note, plain_warnings, show, writing
 from streamtrain.config import RESOLVED
 from streamtrain.errors import shown
 
@@ -137,7 +137,7 @@ def page(document: dict[str, Any]) -> str:
         f"{document['rmse']:.6g}  (in units of {target}; the best constant has"
         f" {best_constant_rmse})"
     )
-    return table(
+    return aligned(
         [
             ["rows", f"{document['rows']:,}"],
             ["loss", loss],

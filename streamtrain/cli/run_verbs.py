@@ -209,7 +209,8 @@ def result_text(summary: Json, out: Path) -> str:
     if (more := len(summary["warnings"]) - WARNINGS_SHOWN) > 0:
         warnings.append(f"{plural(more, 'more warning')} in the report")
     end = f"report: {_page(out)}"
-    if summary["verb"] == "train" and (out / "model.json").exists():
+    failed = {cell["status"] for cell in summary["cells"]} <= _FAILED.keys()
+    if summary["verb"] == "train" and not failed and (out / "model.json").exists():
         end += f"\nTo use it: streamtrain predict {shlex.quote(str(out))} DATA"
     parts = (table, fit(answer), "\n".join(warnings), end)
     return "\n\n".join(part for part in parts if part)

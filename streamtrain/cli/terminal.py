@@ -33,7 +33,7 @@ _HIDDEN: ContextVar[list[Secrets] | None] = ContextVar("hidden", default=None)
 @contextmanager
 def hiding(secrets: Secrets) -> Iterator[None]:
     """Hide secrets in everything that Python writes to stdout and stderr, tracebacks included."""
-    hidden = [secrets]
+    hidden = [secrets]  # a list, so that `hide_from_now` changes what the two streams hide
     token = _HIDDEN.set(hidden)
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (cast("TextIO", _Hiding(stream, hidden)) for stream in streams)
@@ -81,9 +81,8 @@ def escape(text: str) -> str:
 
 def show(text: str, document: Mapping[str, Any], *, as_json: bool) -> None:
     """Write the result of a verb to stdout: as text, or the document as strict JSON."""
-    json_text = json.dumps(document, indent=2, allow_nan=False) if as_json else None
-    sys.stdout.write(json_text or escape(text).rstrip("\n"))
-    sys.stdout.write("\n")
+    shown = json.dumps(document, indent=2, allow_nan=False) if as_json else escape(text)
+    sys.stdout.write(shown.rstrip("\n") + "\n")
     sys.stdout.flush()
 
 
@@ -121,7 +120,7 @@ def outlive_terminal(stream: TextIO) -> TextIO:
 
 
 def wants_colour(stream: Any) -> bool:
-    """Whether a stream is a terminal with colours, and NO_COLOR is not set (no-color.org)."""
+    """Return whether a stream is a terminal with colours and NO_COLOR is unset (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -182,21 +181,3 @@ class _Notes(logging.Handler):
 def format_interval(figure: Mapping[str, Any], form: Callable[[float], str]) -> str:
     """Return the confidence interval of a figure as `[lo, hi]`; empty where it has none."""
     return "" if figure["lo"] is None else f"[{form(figure['lo'])}, {form(figure['hi'])}]"
-
-
-def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Align columns, two spaces apart; the columns with an index in `right` are flush right.
-
-    >>> print(table([["a", "rows"], ["bc", "10"]], right=frozenset({1})))
-    a   rows
-    bc    10
-    """
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    aligned = (
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in aligned)

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from streamtrain.base.words import plural
+from streamtrain.base.words import aligned, plural
 from streamtrain.cli.config_layers import storage_options
 from streamtrain.cli.flag_groups import DATA, DataPath, Output, StorageOption
-from streamtrain.cli.terminal import show, table
+from streamtrain.cli.terminal import show
 
 
 def verify(
@@ -34,7 +34,7 @@ def verify(
     rows = [[finding.url, finding.place, finding.cause] for finding in found.findings]
     text = f"{found.url}: {found.integrity}\n{size}"
     if rows:
-        text += "\n\n" + table([["file", "place", "cause"], *rows])
+        text += "\n\n" + aligned([["file", "place", "cause"], *rows])
         text += "\n\nRestore these files, or train without them: --on-bad-shard quarantine."
     elif found.unvouched:
         text += (

@@ -117,9 +117,13 @@ def _budget(value: Any) -> Any:
     """
     if isinstance(value, str):
         text = value.strip()
+        no_budget = ConfigError(f"{value!r} is not a budget. Write it like 60s, 5m or 100M rows.")
         if not text[:1].isdigit():
-            raise ConfigError(f"{value!r} is not a budget. Write it like 60s, 5m or 100M rows.")
-        value = parse_seconds(text) if text[-1:] in ("s", "m", "h") else parse_count(text)
+            raise no_budget
+        try:
+            value = parse_seconds(text) if text[-1:] in ("s", "m", "h") else parse_count(text)
+        except ConfigError:  # it names the units of seconds alone, or those of rows alone
+            raise no_budget from None
     if isinstance(value, int) and 0 < value < _FEWEST_ROWS:
         raise ConfigError(
             f"a budget of {value} is {value} rows, too few to compare sizes. Write {value}s for"

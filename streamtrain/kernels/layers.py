@@ -11,7 +11,7 @@ derivative of the loss with respect to z.
 """
 
 import numpy as np
-from numba import float32, float64, njit, uint64
+from numba import float32, float64, njit
 
 from streamtrain.kernels.activations import (
     FAST,
@@ -153,8 +153,8 @@ def _forward(rows, widths, parameters, work, activation):
 @njit(fastmath=FAST, error_model="numpy")
 def _residuals(below, rows, weight, bias, out):
     """Set out (m,) = the output of the last layer minus the target."""
-    width, target = uint64(weight.shape[0]), rows.shape[1] - 1
-    for row in range(uint64(rows.shape[0])):
+    width, target = weight.shape[0], rows.shape[1] - 1
+    for row in range(rows.shape[0]):
         total = bias - rows[row, target]
         for j in range(width):
             total += below[row * width + j] * weight[j]

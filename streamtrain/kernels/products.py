@@ -5,7 +5,7 @@ and two vectors of columns accumulates in registers over the whole inner length.
 added, shifted by a bias, or multiplied by a ReLU's derivative, before it leaves the registers. The
 blocks are LLVM instructions, since Numba has no vector type; ordinary Numba code below places them.
 The method follows Goto and van de Geijn 2008 (blocks in registers) without their packing, as the
-weights of a layer of up to `MOST_WEIGHTS` fit the caches anyway.
+weights of a layer of up to `MAX_WEIGHTS` fit the caches anyway.
 """
 
 import llvmlite.binding
@@ -30,18 +30,17 @@ LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
 
 def _make_block(rows: int, lanes: int, vectors: int):
-    """Return an intrinsic that computes one block of `rows` x (lanes · vectors).
+    """Return an intrinsic that computes the block of `rows` x (lanes · vectors) at (i, j) of c.
 
-    Its arguments are: a, its offset, its step per row and per inner index; b, its offset, its step
-    per inner index; c, its offset, its step per row; e, its offset; the inner length; finish. All
-    arrays are float32 with one axis.
+    Its arguments are i, j and those of `multiply`, without the rows. All arrays are float32 with
+    one axis.
     """
     # An addition takes four cycles, so a block with few sums takes several inner steps in parallel.
     unroll = max(1, 8 // (rows * vectors))
     vector = ir.VectorType(_FLOAT, lanes) if lanes > 1 else _FLOAT
 
     def codegen(context, builder, signature, args):
-        a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish = (
+        i, j, a, a_row, a_step, b, c, columns, inner, e, finish = (
             (
                 context.make_array(kind)(context, builder, value).data
                 if isinstance(kind, types.Array)
@@ -73,11 +72,13 @@ def _make_block(rows: int, lanes: int, vectors: int):
                 return scalar
             undefined = ir.Constant(vector, ir.Undefined)
             first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return builder.shuffle_vector(first, undefined, mask)
+            from_first = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            return builder.shuffle_vector(first, undefined, from_first)
 
-        a, b, c = address(a, a_at), address(b, b_at), address(c, c_at)
-        e = address(e, e_at)
+        c_at = builder.add(builder.mul(i, columns), j)
+        is_mask = builder.icmp_signed("==", finish, ir.Constant(_INT, MASK))
+        a, b, c = address(a, builder.mul(i, a_row)), address(b, j), address(c, c_at)
+        e = address(e, builder.select(is_mask, c_at, j))  # a matrix like c, or one row
 
         def loop(begin, end, step, sums):
             """Emit a loop over the inner index; return the index and the sums after it.
@@ -99,7 +100,7 @@ def _make_block(rows: int, lanes: int, vectors: int):
             builder.position_at_end(body)
             for number, strand in enumerate(phis):
                 inner_index = builder.add(k, ir.Constant(_INT, number))
-                b_row = address(b, builder.mul(inner_index, b_step))
+                b_row = address(b, builder.mul(inner_index, columns))
                 loaded = [
                     load(address(b_row, ir.Constant(_INT, v * lanes))) for v in range(vectors)
                 ]
@@ -135,7 +136,7 @@ def _make_block(rows: int, lanes: int, vectors: int):
                 for v in range(vectors):
                     value = products[row * vectors + v]
                     column = ir.Constant(_INT, v * lanes)
-                    pointer = address(c, times(c_row, row), column)
+                    pointer = address(c, times(columns, row), column)
                     if case == ADD:
                         value = builder.fadd(load(pointer), value)
                     elif case in (SHIFT, SHIFT_RELU):
@@ -144,7 +145,7 @@ def _make_block(rows: int, lanes: int, vectors: int):
                             is_negative = builder.fcmp_ordered("<", value, zero)
                             value = builder.select(is_negative, zero, value)
                     elif case == MASK:
-                        activation = load(address(e, times(c_row, row), column))
+                        activation = load(address(e, times(columns, row), column))
                         is_active = builder.fcmp_ordered(">", activation, zero)
                         value = builder.select(is_active, value, zero)
                     store(value, pointer)
@@ -153,11 +154,9 @@ def _make_block(rows: int, lanes: int, vectors: int):
         return context.get_dummy_value()
 
     @intrinsic
-    def block(
-        typingctx, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, e, e_at, inner, finish
-    ):
-        i = types.int64
-        return types.none(a, i, i, i, b, i, i, c, i, i, e, i, i, i), codegen
+    def block(typingctx, i, j, a, a_row, a_step, b, c, columns, inner, e, finish):
+        n = types.int64
+        return types.none(n, n, a, n, n, b, c, n, n, e, n), codegen
 
     return block
 
@@ -193,87 +192,46 @@ def multiply(a, a_row, a_step, b, c, rows, columns, inner, e, finish):
 @njit(error_model="numpy")
 def _multiply(a, a_row, a_step, b, c, rows, columns, inner, e, finish):
     """Cover c with blocks, the widest first; (i, j) is the first element of a block."""
-    matrix = finish == MASK
     j = 0
     while j + _WIDE <= columns:
         i = 0
         while i + 6 <= rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _wide_6(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _wide_6(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 6
         if i + 4 <= rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _wide_4(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _wide_4(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 4
         if i + 2 <= rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _wide_2(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _wide_2(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 2
         if i < rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _wide_1(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _wide_1(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
         j += _WIDE
     while j + _VECTOR <= columns:
         i = 0
         while i + 6 <= rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _vector_6(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _vector_6(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 6
         while i < rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _vector_1(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _vector_1(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 1
         j += _VECTOR
     while j + _FOUR <= columns:
         i = 0
         while i + 6 <= rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _four_6(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _four_6(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 6
         while i < rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _four_1(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _four_1(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 1
         j += _FOUR
     while j < columns:
         i = 0
         while i + 6 <= rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _one_6(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _one_6(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 6
         while i < rows:
-            c_at = i * columns + j
-            e_at = c_at if matrix else j
-            _one_1(
-                a, i * a_row, a_row, a_step, b, j, columns, c, c_at, columns, e, e_at, inner, finish
-            )
+            _one_1(i, j, a, a_row, a_step, b, c, columns, inner, e, finish)
             i += 1
         j += _ONE
 

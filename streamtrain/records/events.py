@@ -13,7 +13,8 @@ SCHEMA_VERSION = 1
 
 #: Numbers as a log may hold them; NaN and infinity are not JSON.
 Count = Annotated[int, Field(ge=0, le=MAX_ROWS)]
-BatchSize = Annotated[int, Field(ge=1, le=MAX_ROWS)]
+Positive = Annotated[int, Field(ge=1, le=MAX_ROWS)]
+BatchSize = Positive
 Rate = Annotated[float, Field(gt=0)]
 
 Outcome = Literal["finished", "diverged", "out_of_memory", "failed"]

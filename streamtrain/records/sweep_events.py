@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from streamtrain.records.events import BatchSize, BatchStage, Count, Rate
+from streamtrain.records.events import BatchSize, BatchStage, Count, Positive, Rate
 from streamtrain.records.record import OPTIONAL, Record
 from streamtrain.types import Json
 
@@ -12,8 +12,8 @@ from streamtrain.types import Json
 class PassPlanned(Record):
     """A pass of a sweep that is about to start.
 
-    In a sweep that chooses its own rows: `rows`, those that each learner trains on, and
-    `seconds_left`, the rest of its budget.
+    `batch_sizes` and `replicas`: how many it trains. In a sweep that chooses its own rows: `rows`,
+    those that each learner trains on, and `seconds_left`, the rest of its budget.
     """
 
     EVENT: ClassVar[str] = "next_pass"
@@ -29,7 +29,10 @@ class PassPlanned(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWinners:
-    """The winning learning rate of each batch size, and whether it is at the edge of its grid."""
+    """The winning learning rate of each batch size, and whether it is at the edge of its grid.
+
+    `target_loss`: None without a hold-out, and where no loss serves as a target.
+    """
 
     target_loss: float | None
     lrs: tuple[Rate, ...]
@@ -42,14 +45,15 @@ class WinningRates(Record):
 
     EVENT: ClassVar[str] = "winners"
 
-    targets: tuple["TargetWinners", ...] = ()
+    targets: tuple[TargetWinners, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryTimed(Record):
     """The steady stream without training.
 
-    `seconds` of wall time and `core_seconds` of processor time, over all threads.
+    `seconds` of wall time and `core_seconds` of processor time, over all threads. `cores`: those
+    that the stream may read on.
     """
 
     EVENT: ClassVar[str] = "delivery"
@@ -58,7 +62,7 @@ class DeliveryTimed(Record):
     rows: Count
     seconds: float
     core_seconds: float = 0.0
-    cores: BatchSize = 1
+    cores: Positive = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,10 @@ class Measured(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed(Record):
-    """One batch size trained to the target by itself, to measure the time it takes."""
+    """One batch size trained to the target by itself, to measure the time it takes.
+
+    `seconds`: from the first block on; `fill_seconds`: until then.
+    """
 
     EVENT: ClassVar[str] = "confirmation"
 
@@ -137,7 +144,8 @@ class GrowthTried(Record):
 class SyncChosen(Record):
     """How workers train one model together, and the timings that decided it.
 
-    `lanes` belongs to all-reduce, `shares` to local SGD.
+    `sum_seconds` of a sum of gradients, `part_seconds` of a worker's part of a step, and
+    `task_seconds` of an empty task. `lanes` belongs to all-reduce, `shares` to local SGD.
     """
 
     EVENT: ClassVar[str] = "sync"

@@ -4,10 +4,11 @@ Runs on the same rows in the same order are paired trial by trial; others are in
 Timings are never paired. Every change has a 95 % interval.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from streamtrain.base.units import format_count
+from streamtrain.base.words import aligned
 from streamtrain.config import with_holdout_seed
 from streamtrain.report.analysis import Summary, is_trained
 from streamtrain.report.change import change, change_text, in_pairs, samples
@@ -153,7 +154,7 @@ def render_comparison(document: Mapping[str, Any], names: tuple[str, str]) -> st
     )
     parts = (
         document["answer"],
-        _aligned(whole_table(document, names)),
+        aligned(whole_table(document, names)),
         changed,
         _table(document) if document["cells"] else "",
         method,
@@ -180,16 +181,7 @@ def _table(document: Mapping[str, Any]) -> str:
         changes = [change_text(cell[name]) for name in HEADLINES]
         size = document["wholes"][0]["sizes"] or size_text(cell["batch_size"])
         lines.append([size, *changes, cell["verdict"]])
-    size_width = max(len(line[0]) for line in lines)
-    return _aligned([[line[0].rjust(size_width), *line[1:]] for line in lines])
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines, right=frozenset({0}))
 
 
 def remarks(document: Mapping[str, Any]) -> list[str]:
@@ -200,7 +192,8 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     for letter, whole in zip("ab", document["wholes"], strict=True):
         if sizes := document[f"only_in_{letter}"]:
             text = whole["sizes"] or ", ".join(map(size_text, sizes))
-            lines.append(f"only in {letter.upper()}: {text}")
+            noun = "minibatch size" if len(sizes) == 1 else "minibatch sizes"
+            lines.append(f"only in {letter.upper()}: {noun} {text}")
     return lines
 
 

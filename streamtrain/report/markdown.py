@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from streamtrain.base.words import plural
+from streamtrain.base.words import aligned, plural
 from streamtrain.report.analysis import Analysis, Summary
 from streamtrain.report.number_format import error_text, loss_text
 from streamtrain.report.summary_parts import CellFigures, ReportWarning
@@ -49,27 +49,19 @@ def render_table(document: Json) -> str:
     has every digit).
     """
     summary = Summary.from_json(document)
-    table = answer_table(summary)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [_aligned(row, widths) for row in table]
+    table = aligned(answer_table(summary), right=frozenset({0}))
     notes = [
         reference_line(summary),
         intervals(summary, timings=summary.verb == "train"),
         order_note(summary),
     ]
     answer = [summary.sentence, *_next_command(summary)]
-    return "\n".join([data_line(summary), "", *lines, "", *filter(None, notes), "", *answer])
+    return "\n".join([data_line(summary), "", table, "", *filter(None, notes), "", *answer])
 
 
 def answer_table(summary: Summary) -> list[list[str]]:
     """Return the table of the answer row by row, headings first."""
     return [answer_headings(summary), *(answer_texts(summary, cell) for cell in summary.cells)]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(row, widths, strict=True)
-    columns = [first[0].rjust(first[1]), *(text.ljust(width) for text, width in others)]
-    return "  ".join(columns).rstrip()
 
 
 def data_line(summary: Summary) -> str:

@@ -119,6 +119,8 @@ def slower_figure_text(figure: Estimate) -> str:
     '14 times [4.9, 43]'
     >>> slower_figure_text(Estimate(value=0.31, lo=0.1, n=3))
     '31 %, at least 10 %'
+    >>> slower_figure_text(Estimate(value=3.0, lo=1.6, n=3))  # both in one unit
+    '4.0 times, at least 2.6 times'
     >>> slower_figure_text(Estimate(value=0.4, lo=-0.08, n=3))
     '40 %, not certain'
     >>> slower_figure_text(Estimate(value=-0.61, lo=-0.75, n=3))  # a bound that bounds nothing
@@ -134,7 +136,8 @@ def slower_figure_text(figure: Estimate) -> str:
     if figure.hi is None and figure.lo < 0:
         return f"{text}, not certain"
     if figure.hi is None:
-        return f"{text}, at least {slower_text(figure.lo)}"
+        least = slower_text(figure.lo) if figure.value < 2 else f"{times_text(1 + figure.lo)} times"
+        return f"{text}, at least {least}"
     if figure.value < 2:
         return f"{text} [{100 * figure.lo:,.0f}, {100 * figure.hi:,.0f}]"
     return f"{text} [{times_text(1 + figure.lo)}, {times_text(1 + figure.hi)}]"

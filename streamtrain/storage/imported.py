@@ -35,6 +35,7 @@ from streamtrain.storage.foreign.foreign_source import (
     source_version,
 )
 from streamtrain.storage.manifest import read_manifest
+from streamtrain.storage.notices import once_per_kind
 from streamtrain.storage.remote.urls import is_remote
 from streamtrain.storage.table_files import find_files, stamp
 from streamtrain.storage.write.ingest import spans_of
@@ -218,7 +219,11 @@ def _import(
             else column
             for column in columns
         ),
-        warnings=tuple(dict.fromkeys(str(warning.message) for warning in caught)),
+        warnings=tuple(
+            once_per_kind(
+                (str(warning.message) for warning in caught), (table.url for table in tables)
+            )
+        ),
         needs_target=tables[0].needs_target,
         left_out=tables[0].left_out,
     )
@@ -270,7 +275,8 @@ def _key(path: str, storage: Storage) -> str:
         files = [stamp(url, storage) for url in paths]
     content = [_VERSION, files, asdict(storage.reading)]
     digest = hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in os.path.basename(path))
+    base = os.path.basename(path.rstrip("/"))
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in base)
     return f"{name[:60]}-{digest}"
 
 

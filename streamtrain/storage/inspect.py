@@ -30,6 +30,8 @@ from streamtrain.types import Column, Dataset
 _MOST_DROPPED = 0.1
 #: Share of nulls above which a feature is better left out than the rows in which it is null.
 _MOSTLY_NULL = 0.5
+#: Constant features that the advice names; the others are counted.
+_NAMED = 8
 _SMALL_SPAN_ROWS = 16_384
 #: A local table of at most this many values is read where its footers lack counts of nulls or
 #: extremes. That takes 20 ms.
@@ -318,10 +320,10 @@ def _row_advice(document: dict[str, Any], window_rows: int) -> Iterator[str]:
         least = "at least " if len(nulls) > 1 else ""  # they may be in the same rows
         rows = f"of {document['num_rows']:,}"
         dropped = f"{least}{max(nulls.values()):,} {rows}"
-        yield (
-            f"Null or NaN values in {named}: training refuses them; --on-null drop leaves their"
-            f" rows out ({dropped}), --on-null impute puts the mean of the feature in their place."
-        )
+        cures = f"--on-null drop leaves their rows out ({dropped})"
+        if columns[-1]["name"] not in nulls:  # a target is never imputed
+            cures += ", --on-null impute puts the mean of the feature in their place"
+        yield f"Null or NaN values in {named}: training refuses them; {cures}."
     if sparse := sparse_features(document):
         others = [count for name, count in nulls.items() if name not in sparse]
         least = "at least " if len(others) > 1 else ""
@@ -385,7 +387,9 @@ def _column_advice(document: dict[str, Any]) -> Iterator[str]:
         if column["min"] is not None and column["min"] == column["max"]
     ]
     if features:
-        yield f"Constant: {', '.join(features)}; a constant feature carries no information."
+        more = f" and {len(features) - _NAMED:,} more" if len(features) > _NAMED else ""
+        named = f"{', '.join(features[:_NAMED])}{more}"
+        yield f"Constant: {named}; a constant feature carries no information."
 
 
 def _integrity_advice(document: dict[str, Any]) -> Iterator[str]:

@@ -3,16 +3,20 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from streamtrain.base.caller import warn_caller
 from streamtrain.base.redact import redact_url
+from streamtrain.base.words import plural
 from streamtrain.errors import shown
 from streamtrain.storage.remote.urls import is_remote, relative_url
 from streamtrain.types import Column, Reading, Shard
 
 _NAMED = 4
+
+#: Counts and numbers of rows, such as `2 rows`, `row 1,500` and `row (1,500)`.
+_ROWS = re.compile(r"[\d,]+ rows?\b|\brow \(?[\d,]+")
 
 #: Fields of `Reading` that only text files need; their flags have the same names.
 _TEXT_FLAGS = ("delimiter", "decimal", "header", "encoding")
@@ -66,6 +70,31 @@ def warn_of_flags(path: str, kind: str, reading: Reading, *, in_place: bool = Fa
             f"{path}: --na-values {listed} has no effect on {kind}, which is read in place. Make"
             f" these numbers null in a copy: {copy}"
         )
+
+
+def once_per_kind(texts: Iterable[str], urls: Iterable[str]) -> list[str]:
+    """Return warnings, those of several files as one that counts the files.
+
+    A file's warning starts with its URL and a colon. Two are of one kind if, but for their files,
+    counts of rows and numbers of rows, they say the same.
+
+    >>> once_per_kind(["a: 'x' in 1 row", "b: 'x' in 2 rows", "b: 'y' in 1 row"], ["a", "b"])
+    ["a (and 1 more file): 'x' in 1 row", "b: 'y' in 1 row"]
+    """
+    known = set(urls)
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for text in dict.fromkeys(texts):
+        url, colon, rest = text.partition(": ")
+        if not colon or url not in known:
+            url, rest = "", text
+        kind = _ROWS.sub("", rest) if url else rest
+        kinds.setdefault(kind, []).append((url, rest))
+    grouped = []
+    for (url, rest), *others in kinds.values():
+        files = len({other for other, _ in others} - {url})
+        more = f" (and {plural(files, 'more file')})" if files else ""
+        grouped.append(f"{url}{more}: {rest}" if url else rest)
+    return grouped
 
 
 def warn_of_columns_aside(url: str, columns: Sequence[Column]) -> None:

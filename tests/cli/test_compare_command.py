@@ -57,7 +57,7 @@ def test_runs_without_a_size_in_common_are_compared_as_wholes(command, tmp_path)
     said = command("compare", "small", "large")
     assert said.code == 0, said.err
     assert said.out.startswith("B's held-out loss is higher, ")
-    assert "only in A: 16\nonly in B: 512" in said.out
+    assert "only in A: minibatch size 16\nonly in B: minibatch size 512" in said.out
     said = command("compare", "swept", "small", "--json")
     document = json.loads(said.out)
     assert (said.code, document["incomparable"]) == (0, None)

@@ -180,6 +180,14 @@ def test_verify_says_that_a_table_has_nothing_to_verify(command, tmp_path, rows)
         )
 
 
+def test_a_folder_with_a_slash_at_its_end_is_the_same_table(command, tmp_path, tables, rows):
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "t.csv", rows)
+    for name, said in (("data", "read data: 3,000 rows in "), ("data/", "using the rows of data ")):
+        assert command("inspect", name).err.startswith(said)
+    assert [path.name[:5] for path in tables.iterdir()] == ["data-"]
+
+
 def test_ingest_says_how_a_file_is_written(command, tmp_path):
     (tmp_path / "t.csv").write_text("1,5;2\n3;4\n")
     said = command("ingest", "t.csv", "out")

@@ -285,6 +285,7 @@ def test_a_training_that_diverged_is_no_success_and_its_model_no_model(command, 
     assert said.err.splitlines()[-1] == "error: m: the training diverged. Try a smaller --lr."
     assert "diverged within" in said.out
     assert "[--lr]" in said.out
+    assert "To use it" not in said.out
     for words in (["predict", "m", data, "-o", "p.parquet"], ["evaluate", "m", data, "--json"]):
         said = command(*words)
         assert (said.code, said.out) == (3, "")

@@ -127,7 +127,7 @@ def test_what_only_one_run_has_is_said():
     assert [cell["verdict"] for cell in document["cells"]][1] == "diverged in B"
     assert document["cells"][1]["holdout_loss"]["verdict"] == "missing"
     text = render_comparison(document, ("runs/a", "runs/b"))
-    assert "only in A: 64" in text
+    assert "only in A: minibatch size 64" in text
     assert "no value in B" in text
     document = compare(a, collect(make_records((128,))))
     assert document["cells"] == []

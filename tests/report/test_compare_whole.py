@@ -201,7 +201,9 @@ def test_a_training_whose_size_changes_is_not_one_of_its_first_size():
         assert document["cells"] == []
         text = render_comparison(document, ("a", "b"))
         assert re.search(r"^minibatch size .*64, then 128( |$)", text, re.MULTILINE) is not None
-        assert {"only in A: 64", "only in A: 64, then 128"} & set(text.splitlines())
+        assert {"only in A: minibatch size 64", "only in A: minibatch size 64, then 128"} & set(
+            text.splitlines()
+        )
     twice = compare(grown, grown)
     assert [cell["batch_size"] for cell in twice["cells"]] == [64]
     assert "\n64, then 128  " in render_comparison(twice, ("a", "b"))
@@ -221,4 +223,4 @@ def test_the_text_starts_with_the_answer_and_has_both_runs_in_one_table():
     assert f"B …{long_name[-25:]}" in lines[0]
     for label in ("minibatch size", "held-out loss", "RMSE, in y", "training", "to loss ≤ 0.1"):
         assert any(line.startswith(label) for line in lines), label
-    assert "only in A: 256, 1,024\nonly in B: 64" in rest[-1]
+    assert "only in A: minibatch sizes 256, 1,024\nonly in B: minibatch size 64" in rest[-1]

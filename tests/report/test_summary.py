@@ -303,6 +303,25 @@ def test_bad_values_are_counted_by_epoch(name, rows_read, counted, text):
     assert warning["text"].endswith(f"(rain: {number and number[0]}).")
 
 
+def test_bad_rows_of_workers_are_those_of_one_machine():
+    """There each learner reads alone, and the counts are those of one of them."""
+    found = []
+    for workers in (0, 3):
+        records = make_records(trials=2)
+        records[0] |= {"epoch_rows": 38_563, "data": records[0]["data"] | {"num_rows": 48_204}}
+        for record in records:
+            if record["event"] == "pass":
+                record["receipt"] |= {"count": 38_563, "dropped": 15}
+                record |= {"dropped": {"total": 15, "columns": {"rain": 15}}}
+                record |= {"rows_read": 38_563}
+                if workers:
+                    record |= {"rows_read": 5 * 38_563, "workers": workers}
+        found += [w["text"] for w in summarize(records)["warnings"] if w["flag"] == "--on-null"]
+    assert len(found) == 2
+    assert found[0] == found[1]
+    assert found[0].startswith("15 of 48,204 rows have")
+
+
 def test_a_bad_shuffle_has_a_remedy_and_an_answer():
     records = make_records()
     deff = {"value": 9.0, "lo": 8.0, "hi": 10.0, "n": 99, "kind": "jackknife"}

@@ -55,6 +55,27 @@ def test_a_table_is_imported_once_and_a_changed_one_again(
     assert {path.stat().st_mode & 0o777 for path in (tables, *tables.iterdir())} == {0o700}
 
 
+def test_what_is_noticed_in_several_files_is_said_once(tmp_path: Path) -> None:
+    for count, (name, word) in enumerate(zip("abcd", "xxxz", strict=True), 1):
+        rows = "".join(f"{i},{i % 7}\n" for i in range(20 + count))
+        (tmp_path / f"{name}.csv").write_text(f"p,y\n{rows}" + f"{word},1\n" * count)
+    a, d = tmp_path / "a.csv", tmp_path / "d.csv"
+    with pytest.warns(UserWarning, match="read as null") as said:
+        open_shards(str(tmp_path / "?.csv"))
+    assert [str(warning.message) for warning in said] == [
+        f"{a} (and 2 more files): column 'p': 'x' read as null in 1 row, first in row 21.",
+        f"{d}: column 'p': 'z' read as null in 4 rows, first in row 24.",
+    ]
+
+
+def test_a_file_without_the_header_of_the_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("word,p,y\nu,1,2\nv,3,4\n")
+    (tmp_path / "b.csv").write_text("w,5,6\nu,7,8\n")
+    said = r"b\.csv: its columns are c0, c1, c2, and those of .*a\.csv are word, p, y\."
+    with pytest.raises(DataError, match=said):
+        open_shards(str(tmp_path / "*.csv"))
+
+
 def test_the_fingerprint_is_of_the_contents_and_no_footer_hides_a_change(tmp_path: Path) -> None:
     """A value between the extremes changes neither the statistics nor the size of a shard."""
     fingerprints = set()

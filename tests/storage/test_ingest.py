@@ -208,20 +208,28 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
-@pytest.mark.parametrize("calls", [0, 1, 5], ids=str)
-def test_a_full_disk_is_a_resource_error_and_leaves_nothing(
-    calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("calls", "number", "said"),
+    [
+        (0, errno.ENOSPC, "No space left on device. Free space there, or"),
+        (1, errno.ENOSPC, "No space left on device. Free space there, or"),
+        (5, errno.ENOSPC, "No space left on device. Free space there, or"),
+        (0, errno.EACCES, "Permission denied. Check its permissions, or"),
+    ],
+)
+def test_what_cannot_be_written_is_a_resource_error_and_leaves_nothing(
+    calls: int, number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, whole, left = _parquet(tmp_path), pq.ParquetWriter.write_batch, [calls]
 
     def write(*args: Any) -> None:
         left[0] -= 1
         if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
         whole(*args)
 
     monkeypatch.setattr(pq.ParquetWriter, "write_batch", write)
-    with pytest.raises(ResourceError, match="out: cannot be written: No space left"):
+    with pytest.raises(ResourceError, match=f"out: cannot be written: {said} choose another"):
         ingest(source, tmp_path / "out", target="y", span_rows=100)
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 

@@ -65,8 +65,17 @@ def test_advice_names_what_slows_or_endangers_a_run(
     )
     advice = " ".join(inspect(open_shards(str(tmp_path / "n.parquet")))["advice"])
     assert "Null or NaN values in a (1)" in advice
+    assert "--on-null impute puts the mean of the feature in their place." in advice
     assert "Constant: a, c; a" in advice
     assert "is constant" not in advice
+    pq.write_table(pa.table({"a": [1.0, None, 3], "y": [1.0, 2.0, None]}), tmp_path / "t.parquet")
+    advice = " ".join(inspect(open_shards(str(tmp_path / "t.parquet")))["advice"])
+    assert "a (1), y (1): training refuses them; --on-null drop" in advice
+    assert "impute" not in advice  # it would end at the target
+    many = {f"c{i}": [1.0, 1.0] for i in range(20)} | {"a": [1.0, 2.0], "y": [1.0, 2.0]}
+    pq.write_table(pa.table(many), tmp_path / "m.parquet")
+    advice = " ".join(inspect(open_shards(str(tmp_path / "m.parquet")))["advice"])
+    assert "Constant: c0, c1, c2, c3, c4, c5, c6, c7 and 12 more; a constant" in advice
     pq.write_table(pa.table({"a": [1.0, 2.0], "y": [7.0, 7.0]}), tmp_path / "y.parquet")
     document = inspect(open_shards(str(tmp_path / "y.parquet")))
     assert "the target, 'y', is 7 in all 2 rows" in document["problem"]

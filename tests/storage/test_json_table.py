@@ -124,6 +124,18 @@ def test_objects_within_objects_are_columns_by_their_path(tmp_path_factory, inne
         np.testing.assert_array_equal(values[name], np.array(list(column), dtype=float))
 
 
+def test_columns_of_rows_are_refused_and_vectors_are_not(tmp_path):
+    path = tmp_path / "t.json"
+    columns = {name: {str(i): i * scale for i in range(3)} for name, scale in (("a", 1), ("y", 2))}
+    path.write_text(json.dumps(columns))
+    with pytest.raises(DataError, match=r"one row with 6 values\. Write it by rows: to_json"):
+        read(path)
+    path.write_text(json.dumps(columns) + "\n" + json.dumps(columns) + "\n")
+    assert len(read(path)["a.0"]) == 2
+    path.write_text(json.dumps(columns | {"y": 1.5}))
+    assert read(path)["y"] == [1.5]
+
+
 def test_an_object_within_an_object_keeps_what_is_refused(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"s": {"p": 1, "t": "x", "e": {}}, "s.p": 2, "s.t": 3, "y": 4}\n')

@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from streamtrain.errors import DataError
@@ -66,6 +68,17 @@ def test_another_file_is_not_parquet(tmp_path) -> None:
     (tmp_path / "a.bin").write_bytes(b"12345678")
     with pytest.raises(DataError, match=r"a\.bin: not a Parquet file, or cut short \(8 bytes\)"):
         open_shards(str(tmp_path / "a.bin"))
+
+
+def test_a_parquet_file_without_its_end_is_not_taken_for_another(tmp_path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": range(1000), "y": range(1000)}), path)
+    path.write_bytes(path.read_bytes()[:2000])
+    said = (
+        r"a\.parquet: a Parquet file that is cut short \(2,000 bytes\)\. Copy or write it again\.$"
+    )
+    with pytest.raises(DataError, match=said):
+        open_shards(str(path))
 
 
 def test_the_cures_of_lzma_and_tar_work_or_say_what_is_next(tmp_path) -> None:

@@ -390,7 +390,11 @@ def test_a_value_in_a_column_that_was_taken_for_empty_is_refused(tmp_path, monke
         (gzip.compress(b"a,y\n" + b"1,2\n" * 99, mtime=0)[:-9], "damaged or cut off"),
         (
             b"569,30,m\n1,2,3,4\n5,6,7,8\n9,1,2,3\n1,1,1,1\n",
-            "has 3 fields, and rows have 4",
+            "has 3 fields, and rows have 4. Remove lines above the table",
+        ),
+        (
+            b"Export;;;\n;;;\nday;a;b;y\nmon;1;2;3\ntue;3;4;5\n",
+            "'Export', has 1 field, and rows have 4. Remove the lines above 'day,a,b,y', or start",
         ),
         (b"", "no rows"),
         (b'a,t,y\n1,"x,2\n3,z,4\n5,z,6\n', "row 0 has a quotation mark that .* never closes: x,2"),
@@ -507,6 +511,33 @@ def test_a_compressed_table_is_read_to_its_end_or_refused(tmp_path, suffix):
             DataError, match=rf"cut\.csv{suffix}.*(cut off|Truncated|cannot be read)"
         ):
             read(tmp_path, whole[:size], f"cut.csv{suffix}")
+
+
+def test_a_table_without_rights_is_refused_in_one_line(tmp_path, monkeypatch):
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "t.csv")
+
+    monkeypatch.setattr("streamtrain.storage.write.text_table.read_sample", refuse)
+    said = r"t\.csv: cannot be read: Permission denied\. Check the path and its permissions\.$"
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, b"a,y\n1,2\n", "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("texts", "refusal"),
+    [
+        (["31.01.2024", "", "1.2.24", "sum"], "write its dates as 2024-05-31, not as 31.01.2024"),
+        (["05/31/24 06:30", "06/01/24 07:00"], "2024-05-31, not as 05/31/24 06:30, for"),
+        (["10.10.10.10", "10.0.0.1"], "only numbers can be decoded"),
+        (["mon 1/2/2024", "3/4/2024", "tue"], "only numbers can be decoded"),
+    ],
+    ids=["days first", "months first", "addresses", "few"],
+)
+def test_dates_that_are_not_read_are_left_out_with_how_to_write_them(tmp_path, texts, refusal):
+    rows = "".join(f"{text};{i};{i}\n" for i, text in enumerate(texts))
+    table, _ = opened(tmp_path / "t.csv", f"day;a;y\n{rows}", datetime="parts")
+    assert refusal in table.columns[0].refusal
+    assert table.columns[0].decoded_type is None
 
 
 @pytest.mark.parametrize("suffix", [".bz2", ".xz"])

@@ -79,6 +79,15 @@ def test_a_key_of_numbers_and_many_blocks(tmp_path, monkeypatch):
     assert "its year is 'Total', its a the sum of the rows above" in text
 
 
+def test_a_copy_beside_one_of_several_files_is_not_advised(tmp_path):
+    """A folder would take the copy as one more file, and its rows twice."""
+    said(tmp_path / "a.csv", f"Total;{SUMS[0]};{SUMS[1]}\n")
+    for source in (tmp_path, tmp_path / "*.csv"):
+        (table,) = open_tables(str(source))
+        with pytest.warns(UserWarning, match=r"totals.* Delete it in a copy elsewhere: one beside"):
+            list(table.pieces(["a", "b"], "float64"))
+
+
 def test_missing_values_have_no_part_in_a_sum(tmp_path):
     rows = [(name, "" if a % 5 == 0 else a, b) for name, a, b in ROWS]
     end = f";{sum(a for _, a, _ in rows if a)};\n"

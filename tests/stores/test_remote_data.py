@@ -251,7 +251,7 @@ def test_paths_mean_what_they_mean_on_a_disk(bucket, local, tmp_path, format):
         pytest.param(
             "parquet", "missing", "listed in _manifest.json, but missing", id="missing file"
         ),
-        pytest.param("parquet", "cut", "not a Parquet file, or cut short", id="cut file"),
+        pytest.param("parquet", "cut", "a Parquet file that is cut short", id="cut file"),
         pytest.param(
             "parquet", "swapped", "not the shard that _manifest.json describes", id="swapped file"
         ),

@@ -76,7 +76,8 @@ class Rounds:
         self._last_row, self._last_epoch = last_row, last_epoch
         self.number = self.epoch = self.window = self.rows = 0
         self._plan: Plan | None = None
-        self._dealt: tuple[int, bool] = (0, False)  # (the window after it, whether an epoch ended)
+        #: The window after the dealt round, and whether the epoch has no more.
+        self._dealt: tuple[int, bool] = (0, False)
 
     @property
     def done(self) -> bool:
@@ -100,25 +101,26 @@ class Rounds:
             self._plan = self._plan_of(self.epoch)
         stop = min(len(self._plan), self.window + self.shares * self.windows_per_share)
         windows = [self._plan.window(index) for index in range(self.window, stop)]
-        limits = [0] * self.shares
+        rows_dealt = [0] * self.shares
         rows_left = None if self._last_row is None else self._last_row - self.rows
         dealt: list[list[Window]] = [[] for _ in range(self.shares)]
         for index, window in enumerate(windows):
             rows = window.num_rows if rows_left is None else min(window.num_rows, rows_left)
             if rows_left is not None:
                 rows_left -= rows
+            # a window whose rows are all held out is dealt like any other
             if rows or not window.num_rows:
                 dealt[index % self.shares].append(window)
-                limits[index % self.shares] += rows
+                rows_dealt[index % self.shares] += rows
         reaches_end = stop == len(self._plan)
         self._dealt = (stop, reaches_end)
         # If the run ends but the epoch does not, a short minibatch takes no step.
-        ends_epoch = reaches_end and sum(limits) == sum(window.num_rows for window in windows)
+        ends_epoch = reaches_end and sum(rows_dealt) == sum(window.num_rows for window in windows)
         return [
             Share(
                 number=number,
                 windows=tuple(dealt[number]),
-                rows=limits[number],
+                rows=rows_dealt[number],
                 ends_epoch=ends_epoch,
             )
             for number in range(self.shares)
@@ -129,10 +131,10 @@ class Rounds:
 
         `rows`: those that were trained on, fewer than dealt where the null policy dropped some.
         """
-        stop, ended_epoch = self._dealt
+        stop, reaches_end = self._dealt
         self.number += 1
         self.rows += rows
-        if ended_epoch:
+        if reaches_end:
             self.epoch, self.window = self.epoch + 1, 0
         else:
             self.window = stop

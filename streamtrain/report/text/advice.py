@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from streamtrain.base.units import format_bytes, format_percent, two_digits
 from streamtrain.base.words import plural
+from streamtrain.records import PassEnded
 from streamtrain.report.analysis import Analysis, Summary, is_trained
 from streamtrain.report.number_format import (
     loss_text,
@@ -140,7 +141,7 @@ def _of_nulls(run: Run) -> Warnings:
         ([record.imputed for record in run.passes if record.imputed], False),
     ):
         total = sum(count.total for count in counts)
-        rows_read = sum(record.rows_read for record in run.passes)
+        rows_read = sum(map(_rows_counted, run.passes))
         if not total or not rows_read:
             continue
         flag, columns = "--on-null", Counter[str]()
@@ -178,6 +179,16 @@ def _sparse_feature(run: Run, columns: Counter[str], *, share: float) -> str:
     (name, count), *_ = columns.most_common(1)
     is_most = share > _MOST_ROWS and count > _MOST_ROWS * columns.total()
     return name if is_most and name in run.header.data.features else ""
+
+
+def _rows_counted(record: PassEnded) -> int:
+    """Return the rows beside which a pass counted bad ones.
+
+    On workers each learner reads alone: `rows_read` is of all of them, the counts are of one.
+    """
+    if record.workers is None or record.receipt is None:
+        return record.rows_read
+    return record.receipt.count
 
 
 def _bad_per_epoch(run: Run, per_row_read: float, *, is_dropped: bool) -> tuple[int, float]:

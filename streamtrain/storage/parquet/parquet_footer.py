@@ -227,7 +227,13 @@ def _read_footer(url: str, storage: Storage) -> tuple[bytes, int, str]:
                 raise DataError(f"{url}: the Parquet file is encrypted. Decrypt it first.")
             if tail[-4:] != b"PAR1" or len(tail) < 8:
                 file.seek(0)
-                if what := other_format(url, file.read(MAGIC_BYTES)):
+                head = file.read(MAGIC_BYTES)
+                if head[:4] == b"PAR1":
+                    raise DataError(
+                        f"{url}: a Parquet file that is cut short ({num_bytes:,} bytes). Copy or"
+                        " write it again."
+                    )
+                if what := other_format(url, head):
                     raise DataError(f"{url}: {what}.")
                 raise DataError(
                     f"{url}: not a Parquet file, or cut short ({num_bytes:,} bytes). If it is CSV"

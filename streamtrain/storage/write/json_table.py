@@ -68,6 +68,8 @@ def open_json_table(path: str, storage: Storage) -> Table:
             rows = next(whole_rows(iter([rows]), quotes=False))
         _refuse_deep(rows)
         schema, mixed = _infer(rows)
+        if whole and not is_array and b"\n" not in rows.strip():
+            _refuse_by_columns(schema)
     leaves = list(_leaves(schema, ()))
     paths = {".".join(path): path for path, _ in leaves}  # of equal names both are refused
     types = dict(leaves)
@@ -136,6 +138,22 @@ def _refuse_deep(rows: bytes) -> None:
                 f"line {number:,}: objects and lists are {depth:,} deep, and {MAX_DEPTH} is the"
                 " limit. Write the numbers as keys of the outer object."
             )
+
+
+def _refuse_by_columns(schema: pa.Schema) -> None:
+    """Raise DataError for one object of columns, each an object with the same rows from 0."""
+    rows = [
+        [field.type.field(index).name for index in range(field.type.num_fields)]
+        for field in schema
+        if pa.types.is_struct(field.type)
+    ]
+    counted = [f"{number}" for number in range(len(rows[0]))] if rows else []
+    if counted and len(rows) == len(schema) and all(names == counted for names in rows):
+        raise DataError(
+            "holds columns of rows, as pandas writes them by default, so it is one row with"
+            f" {len(rows) * len(counted):,} values. Write it by rows: to_json(…, orient='records',"
+            " lines=True)."
+        )
 
 
 def _leaves(fields: Iterable[pa.Field], above: Path) -> Iterator[tuple[Path, pa.DataType]]:

@@ -118,6 +118,11 @@ def named_errors(path: str) -> Iterator[None]:
         raise ResourceError(
             f"{path}: does not fit in memory: {first_line(error)}. Close other programs."
         ) from error
+    except PermissionError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror or error}. Check the path and its"
+            " permissions."
+        ) from error
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         size = f" ({getsize(path):,} bytes)" if isfile(path) else ""
         raise DataError(

@@ -6,11 +6,12 @@ A piece is a tuple of decoded columns of equal length.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from streamtrain.errors import DataError, StoreError
+from streamtrain.errors import DataError, StoreError, shown
 from streamtrain.storage.column_places import mark_index
 from streamtrain.storage.dataset import FoundShards, bind_columns, find_shards
 from streamtrain.storage.decode import ColumnError, arrow_column, refuse_repeated
@@ -31,6 +32,9 @@ from streamtrain.types import LOCAL, Column, Dataset, Datetime, Reading, Shard, 
 
 _ZARR_ROWS = 262_144
 
+#: Columns that a message names.
+_NAMED = 8
+
 
 def open_tables(
     source: str, storage: Storage = LOCAL, bad_shards: Mapping[str, str] | None = None
@@ -41,8 +45,8 @@ def open_tables(
     shards to leave out by their URLs, and why; shards that cannot be opened are then left out too,
     and pieces of one that cannot be read raise BadShard. None: a bad shard is an error.
 
-    Raises DataError when nothing can be read, or when kinds of file are mixed, and StoreError when
-    a store does not answer.
+    Raises DataError when nothing can be read, when kinds of file are mixed, or when a file has no
+    column of the first one, and StoreError when a store does not answer.
     """
     reading = storage.reading
     if foreign := find_foreign(source, storage):
@@ -53,14 +57,35 @@ def open_tables(
     is_text = kind == "CSV"
     if not is_text:
         warn_of_flags(source, kind, reading)
-    openers = {"CSV": open_text_table, "JSON lines": open_json_table, "Arrow": _arrow_table}
+    open_text = partial(open_text_table, is_alone=paths == [normal_url(source)])
+    openers = {"CSV": open_text, "JSON lines": open_json_table, "Arrow": _arrow_table}
     if open_file := openers.get(kind):
         tables = [open_file(path, storage) for path in paths]
+        _refuse_other_names(tables)
     else:
         tables = [_shard_table(source, storage, bad_shards)]
     warn_of_partitions(normal_url(source), tables, is_parquet=False)
     # text is read with all of `reading`
     return tables if is_text else [with_null_numbers(table, reading) for table in tables]
+
+
+def _refuse_other_names(tables: Sequence[Table]) -> None:
+    """Raise DataError for a file that has columns, but none of the first file's."""
+    first, *others = tables
+    names = [column.name for column in first.columns]
+    for other in others:
+        found = [column.name for column in other.columns]
+        if names and found and set(names).isdisjoint(found):
+            raise DataError(
+                f"{other.url}: its columns are {_listed(found)}, and those of {first.url} are"
+                f" {_listed(names)}. If it has no header, write the same one into every file; if it"
+                " is another table, leave it out."
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > _NAMED else ""
+    return ", ".join(map(shown, names[:_NAMED])) + more
 
 
 def _foreign_table(source: ForeignSource, datetime: Datetime | None) -> Table:

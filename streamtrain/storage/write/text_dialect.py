@@ -259,12 +259,13 @@ def _header(
                 f"{path}: row {len(rows) - 1:,} has a quotation mark that the file never closes:"
                 f" {shown(rows[-1][-1][:40])}. Correct it."
             )
-        raise _first_line_error(path, first, width)
+        raise _first_line_error(path, first, width, rows)
     if reading.header:
         return first, ""
     named = [field for field in first if field]
+    # a title, which Excel pads with empty fields
     if len(named) == 1 and width > 2 and any(map(all, rows)):
-        raise _first_line_error(path, named, width)  # a title, which Excel pads with empty fields
+        raise _first_line_error(path, named, width, rows)
     as_row, as_names, nulls = [], [], []
     for index, field in enumerate(first):
         below = [row[index].strip() for row in rows if len(row) > index]
@@ -306,11 +307,18 @@ def _heads_an_index(first: Sequence[str], rows: Sequence[Sequence[str]]) -> bool
     )
 
 
-def _first_line_error(path: str, first: Sequence[str], width: int) -> DataError:
+def _first_line_error(
+    path: str, first: Sequence[str], width: int, rows: Sequence[Sequence[str]]
+) -> DataError:
+    """Return the error for a first line that is no header; it names a later one that may be."""
+    above = "lines above the table"
+    full = next((row for row in rows if len(row) == width and all(map(str.strip, row))), [])
+    if full and not any(map(is_value, full)):
+        above = f"the lines above {shown(','.join(full)[:40])!r}"
     return DataError(
         f"{path}: its first line, {shown(','.join(first)[:40])!r}, has"
-        f" {plural(len(first), 'field')}, and rows have {width}. Remove lines above the table, or"
-        " start them with #, and name every field."
+        f" {plural(len(first), 'field')}, and rows have {width}. Remove {above}, or start them"
+        " with #, and name every field."
     )
 
 
@@ -363,7 +371,7 @@ def _names(
     if len(names) == width - 1:
         # a delimiter at the end of rows, or R's names of rows before them
         if width - 1 not in empty and not _names_rows(columns[0]):
-            raise _first_line_error(path, head, width)
+            raise _first_line_error(path, head, width, rows)
         names = [*names, ""] if width - 1 in empty else ["", *names]
     dropped = [(index, "empty") for index in empty if not names[index]]
     counts = names[0] == "Unnamed: 0" and all(field.isdecimal() for field in columns[0])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from streamtrain.storage.write.text_source import (
     whole_rows,
 )
 from streamtrain.storage.write.text_totals import Sum, totals_warning
-from streamtrain.storage.write.text_values import NumberColumn
-from streamtrain.types import Storage
+from streamtrain.storage.write.text_values import NumberColumn, date_refusal
+from streamtrain.types import Column, Datetime, Storage
 
 #: Bytes from which everything is found out; and the problems that an error shows.
 _SAMPLE_BYTES = 1 << 20
@@ -41,7 +41,11 @@ _compute: Any = pc
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _File:
-    """A text file and what was found out about it; `keys`: a name for each field of a row."""
+    """A text file and what was found out about it.
+
+    `keys`: a name for each field of a row. `is_alone`: the user named this file, not a
+    folder or a glob.
+    """
 
     path: str
     storage: Storage
@@ -49,17 +53,18 @@ class _File:
     dialect: Dialect
     keys: tuple[str, ...]
     nulls: frozenset[str]
+    is_alone: bool
 
 
-def open_text_table(path: str, storage: Storage) -> Table:
-    """Return the table of one text file.
+def open_text_table(path: str, storage: Storage, *, is_alone: bool = True) -> Table:
+    """Return the table of one text file; `is_alone`: it is not one of a folder or a glob.
 
     Its numbers are float64: the first rows do not show whether a column has integers only.
 
     Raises DataError for a file that is not a table, and ConfigError for an impossible option.
     """
     with named_errors(path):
-        file, sample = _find_out(path, storage)
+        file, sample = _find_out(path, storage, is_alone=is_alone)
         kinds = {
             key: _number_column(file, key, key, is_boolean=False).kind(
                 sample.column(key).combine_chunks()
@@ -72,7 +77,7 @@ def open_text_table(path: str, storage: Storage) -> Table:
     datetime = storage.reading.datetime
     columns = refuse_repeated(
         [
-            arrow_column(name, kinds[key], datetime)
+            _column(name, kinds[key], sample.column(key), datetime)
             for index, (name, key) in enumerate(zip(names, file.keys, strict=True))
             if index not in dropped
         ]
@@ -96,7 +101,15 @@ def open_text_table(path: str, storage: Storage) -> Table:
     )
 
 
-def _find_out(path: str, storage: Storage) -> tuple[_File, pa.Table]:
+def _column(
+    name: str, kind: pa.DataType, sample: pa.ChunkedArray, datetime: Datetime | None
+) -> Column:
+    column = arrow_column(name, kind, datetime)
+    refusal = date_refusal(sample.combine_chunks()) if pa.types.is_string(kind) else ""
+    return replace(column, refusal=refusal) if refusal else column
+
+
+def _find_out(path: str, storage: Storage, *, is_alone: bool) -> tuple[_File, pa.Table]:
     """Return the file with its dialect, and the first rows as text."""
     content, whole = read_sample(path, storage, _SAMPLE_BYTES)
     encoding = find_encoding(path, content, storage.reading.encoding)
@@ -115,6 +128,7 @@ def _find_out(path: str, storage: Storage) -> tuple[_File, pa.Table]:
         dialect=dialect,
         keys=tuple(f"{index}" for index in range(len(dialect.names))),
         nulls=frozenset(word.strip().lower().replace("\u2212", "-") for word in words),
+        is_alone=is_alone,
     )
     rest = _rows_of(_without_lines(text, dialect.skip_lines), dialect)
     return file, _parse(file, rest, file.keys, 0) if rest else _empty(file.keys)
@@ -276,7 +290,13 @@ def _totals(
     except DataError:
         return ""  # the end of a row with a line end in it
     return totals_warning(
-        file.path, rows, [*names.values()], table, sums, ends_with_row=ends_with_row
+        file.path,
+        rows,
+        [*names.values()],
+        table,
+        sums,
+        ends_with_row=ends_with_row,
+        is_alone=file.is_alone,
     )
 
 

@@ -65,12 +65,14 @@ def totals_warning(
     sums: Mapping[str, Sum],
     *,
     ends_with_row: bool,
+    is_alone: bool,
 ) -> str:
     """Return the warning that a table ends with rows of totals; empty where nothing shows that.
 
     Such a row has a word like `total` that no other row has, or no key where all others have one
     and a value that is the sum or the mean of its column. `tail`: the last rows as text, a column
     for each of `names`, the key first. `ends_with_row`: no empty line follows them in the file.
+    `is_alone`: the table is this file, not a folder or a glob, which may take a copy beside it too.
     """
     if not names or tail.num_rows < _FEWEST_ROWS:
         return ""
@@ -86,7 +88,9 @@ def totals_warning(
         why += f", its {shown(name)} the {kind} of the rows above"
     which = f"the last row ({rows - 1:,})" if number == 1 else f"the last {plural(number, 'row')}"
     cure = "Delete it" if number == 1 else "Delete them"
-    if ends_with_row and path.lower().endswith(_PLAIN) and not is_remote(path):
+    if not is_alone:
+        cure += " in a copy elsewhere: one beside it would be read as well."
+    elif ends_with_row and path.lower().endswith(_PLAIN) and not is_remote(path):
         stem, _, suffix = path.rpartition(".")
         copy = f"{stem}-rows.{suffix}"
         command = " | ".join(["sed '$d' " + shlex.quote(path), *["sed '$d'"] * (number - 1)])

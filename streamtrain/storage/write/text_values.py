@@ -236,3 +236,16 @@ def _date_type(texts: pa.Array) -> pa.DataType:
         except pa.ArrowInvalid:
             pass
     return pa.string()
+
+
+#: A date as people write it: it is not read, since day and month may be in either order.
+_OTHER_DATE = r"^\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})([ T]|$)"
+
+
+def date_refusal(texts: pa.Array) -> str:
+    """Return why texts are refused most of which are dates other than ISO 8601; else nothing."""
+    texts = _compute.drop_null(_compute.utf8_trim_whitespace(texts))
+    dates = texts.filter(_compute.match_substring_regex(texts, pattern=_OTHER_DATE))
+    if 2 * len(dates) <= len(texts):
+        return ""
+    return f"write its dates as 2024-05-31, not as {shown(dates[0].as_py()[:20])}, for --datetime"

@@ -86,9 +86,10 @@ def write_dataset(
             write_manifest(str(staging.folder), manifest)
             staging.publish()
     except OSError as error:
+        cure = "Check its permissions" if isinstance(error, PermissionError) else "Free space there"
         raise ResourceError(
-            f"{out}: cannot be written: {error.strerror or error}. Free space there, or choose"
-            " another folder."
+            f"{out}: cannot be written: {error.strerror or error}. {cure}, or choose another"
+            " folder."
         ) from error
     return out
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from streamtrain.errors import DataError, shown
-from streamtrain.storage.zarr.zarr_folder import Folder
+from streamtrain.storage.zarr.zarr_folder import Folder, Range
 
 Document = dict[str, Any]
 
@@ -76,6 +76,7 @@ _NUMBERS = frozenset(
     {"bool", "float16", "float32", "float64"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
+#: The largest document that is parsed, so that a damaged or hostile one does not take the memory.
 _MAX_METADATA_BYTES = 1 << 26
 
 
@@ -95,17 +96,18 @@ def read_documents(folder: Folder, names: Sequence[str]) -> list[Document | Exce
 
     In place of a document that cannot be read there is the error that says why.
     """
-    files = {name: folder.size(name) or 0 for name in names}
-    small = [name for name, num_bytes in files.items() if num_bytes <= _MAX_METADATA_BYTES]
-    contents = folder.read_ranges([(name, 0, files[name]) for name in small])
-    documents: dict[str, Document | Exception] = {
-        name: DataError(
-            f"{folder.url}/{name}: {num_bytes:,} bytes of metadata; the limit is"
-            f" {_MAX_METADATA_BYTES:,}. Write the array again."
-        )
-        for name, num_bytes in files.items()
-    }
-    for name, content in zip(small, contents, strict=True):
+    documents: dict[str, Document | Exception] = {}
+    ranges: list[Range] = []
+    for name in names:
+        num_bytes = folder.size(name) or 0
+        if num_bytes <= _MAX_METADATA_BYTES:
+            ranges.append((name, 0, num_bytes))
+        else:
+            documents[name] = DataError(
+                f"{folder.url}/{name}: {num_bytes:,} bytes of metadata; the limit is"
+                f" {_MAX_METADATA_BYTES:,}. Write the array again."
+            )
+    for (name, _, _), content in zip(ranges, folder.read_ranges(ranges), strict=True):
         try:
             document = json.loads(content)
             if not isinstance(document, dict):
@@ -127,7 +129,7 @@ def read_document(folder: Folder, name: str) -> Document:
 def unknown_codec(document: Mapping[str, Any], version: int) -> str | None:
     """Return the name of the first codec that is not decoded, or None.
 
-    Raises whatever false metadata raises.
+    Metadata of another shape raise what looking into them raises, such as KeyError.
     """
     if version == 3:
         names: Iterator[str] = _all_codecs(document.get("codecs", ()))

@@ -71,7 +71,7 @@ def open_node(folder: Folder) -> Node:
     except (DataError, MemoryError):
         raise
     # hostile metadata raises KeyError, TypeError, zarr's own errors …
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise DataError(
             f"{url}: the Zarr metadata cannot be used: {one_line(error)}. Write the array with"
             " codecs that zarr knows."
@@ -224,7 +224,7 @@ def _member(
     except DataError as error:  # by its attributes
         return _no_column(name, kind, str(error), aside=True)
     # hostile metadata raises KeyError, TypeError, zarr's own errors …
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         return _no_column(name, kind, f"its metadata cannot be used: {one_line(error)}")
     return _Member(column=_column(name, array, packing), array=array, packing=packing)
 

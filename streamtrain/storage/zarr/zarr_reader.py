@@ -52,7 +52,7 @@ def describe_zarr(url: str, storage: Storage = LOCAL) -> Shard:
             " again."
         ) from error
     # hostile metadata raises TypeError, OverflowError, zarr's own errors …
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise DataError(
             f"{url}: the Zarr metadata cannot be used: {one_line(error)}. Write the array again."
         ) from error
