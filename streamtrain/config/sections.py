@@ -231,8 +231,8 @@ class SweepConfig(Section):
     budget: Budget | None = Field(
         default=None,
         description=(
-            "seconds from the command to its report (60s, 5m), without compiling kernels, or rows of"
-            " all passes (100M), within which the sweep chooses rows, trials and rates; default:"
+            "seconds from the command to its report (60s, 5m), without compiling kernels, or rows"
+            " of all passes (100M), within which the sweep chooses rows, trials and rates; default:"
             " 60s, unless --trials or another flag asks for a fixed plan"
         ),
     )
