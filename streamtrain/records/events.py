@@ -89,9 +89,9 @@ class MemoryInfo:
 class LadderInfo:
     """The limits of a sweep that chooses its own rows and trials; see science/ladder.py.
 
-    `budget_seconds` or `budget_rows` limits all passes together, `most_rows` what one learner
-    trains on. `largest_size`: sizes are added up to this one where the best is at an edge; None
-    where the sizes were given. Of the budget, `before_seconds` were over when the sweep began, and
+    `budget_seconds` or `budget_rows` limits all passes together, `most_rows` those of a learner.
+    `largest_size`: sizes are added up to this one where the best is at an edge; None where the
+    sizes were given. Of the budget, `before_seconds` were over when the sweep began, and
     `reserved_seconds` are for opening the data, for measuring, and for the report.
     """
 
@@ -299,8 +299,7 @@ class Evaluation(Record):
 class ReplicaEnded(Record):
     """How the training of one replica ended, and why if it ended early or when it was flat.
 
-    `fall_per_doubling`: what the last doubling of the rows improved the held-out loss by,
-    relatively, where that decided when to end.
+    `fall_per_doubling`: the relative gain of the last doubling of the rows, where that ended it.
     """
 
     EVENT: ClassVar[str] = "outcome"

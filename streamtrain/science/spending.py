@@ -76,7 +76,7 @@ def passes_seconds(ladder: LadderInfo) -> float:
     """Return the seconds that passes and timings may take together; infinite without a budget.
 
     >>> [passes_seconds(LadderInfo(budget_seconds=b, reserved_seconds=6)) for b in (60, 15, 4)]
-    [51.0, 9, 1.0]
+    [51.0, 9.0, 1.0]
     """
     budget = ladder.budget_seconds
     if budget is None:

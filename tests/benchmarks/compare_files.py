@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamtrain.base.units import format_bytes, format_count, format_seconds
-from streamtrain.cli.terminal import table
+from streamtrain.base.words import aligned
 from streamtrain.errors import CheckFailed, StreamTrainError
 from streamtrain.records.record import to_json
 from streamtrain.science.intervals import Estimate
@@ -128,7 +128,7 @@ def page(a: BenchFile, b: BenchFile, changes: Sequence[Change]) -> str:
     for one in changes:
         values = [_text(estimate, one.unit) for estimate in (one.a, one.b)]
         lines.append([one.name, *values, _ratio_text(one.ratio), one.verdict])
-    return "\n".join([*heads, "", table(lines, right=frozenset({1, 2}))])
+    return "\n".join([*heads, "", aligned(lines, right=frozenset({1, 2}))])
 
 
 def _text(estimate: Estimate | None, unit: Unit) -> str:

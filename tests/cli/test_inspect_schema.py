@@ -36,7 +36,7 @@ TABLE = pa.table(
 )
 SOURCES = {
     "t.parquet": lambda path: pq.write_table(TABLE, path, row_group_size=100),
-    "t.csv": lambda path: path.write_text("id,a,b\nx,1,2\ny,,3\nz,4,4\n"),
+    "t.csv": lambda path: path.write_text("id,a,b\nx,1,2\ny,,3\nz,4,4\nx,2,5\ny,3,1\n"),
     "last.csv": lambda path: path.write_text("a,b,id\n1,2,x\n3,3,y\n"),
 }
 
