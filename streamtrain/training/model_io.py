@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -63,9 +64,9 @@ def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> N
         network = _network(saved, shape, tensors)
         network.load_state_dict(load_file(path))
     except (FileNotFoundError, NotADirectoryError) as error:
+        missing = Path(error.filename or path).name
         raise DataError(
-            f"{folder}: no trained model here ({Path(error.filename or path).name} is missing)."
-            " Name the --out of a `train` run."
+            f"{folder}: no trained model here ({missing} is missing). {_advice(folder)}"
         ) from None
     # safetensors and torch have errors of their own; all of them mean that the files cannot be used
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
@@ -76,6 +77,16 @@ def load_model(folder: str | os.PathLike[str], *, model: str | None = None) -> N
             f" {first_line(error)}). Restore its files."
         ) from error
     return network.eval()
+
+
+def _advice(folder: Path) -> str:
+    """Return how to get a model, where this folder has none."""
+    if not (folder / "summary.json").exists():
+        return "Name the --out of a `train` run."
+    return (
+        "A sweep keeps none: train one with"
+        f" `streamtrain train --from {shlex.quote(str(folder))} --out MODEL`."
+    )
 
 
 def _shape(folder: Path, saved: SavedModel) -> Model:

@@ -295,3 +295,10 @@ def test_data_that_changed_since_the_sweep_are_named(command, swept, tmp_path):
     assert "is not what" not in command(*words, "--quiet", "--out", "quiet").err
     (tmp_path / "data").rename(tmp_path / "moved")
     assert "is not what" not in command(*words, "moved", "--out", "named").err
+
+
+def test_a_sweep_has_no_model_and_the_error_says_how_to_get_one(command, swept):
+    said = command("predict", "a sweep", "data", "--out", "p.csv")
+    assert said.code == 3
+    assert "no trained model here (model.json is missing)" in said.err
+    assert "train one with `streamtrain train --from 'a sweep' --out MODEL`" in said.err
