@@ -343,8 +343,9 @@ def table(curves: dict[str, list]) -> str:
         more = "" if all(excess <= TARGET for _, excess in last) else "more than "
         ratios = [seconds / own for (seconds, _), own in zip(last, ours, strict=True)]
         spread = f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+        name = side.replace("_", " ")
         lines.append(
-            f"| {side} | {more}{statistics.median(seconds for seconds, _ in last):.2f} |"
+            f"| {name} | {more}{statistics.median(seconds for seconds, _ in last):.2f} |"
             f" {more}{spread} | {statistics.median(e for _, e in last):.2g} |"
         )
     return "\n".join(lines)

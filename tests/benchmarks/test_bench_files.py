@@ -279,7 +279,7 @@ def test_the_tables_of_the_readme(bench, tmp_path, capsys):
     assert "Test CPU, 24 GiB, 2026-11-29, commit 0123456789ab" in text
     assert "streamtrain bench stream DATA --batch-size 4096" not in text
     assert "| B | 64 |" in text
-    assert "| torch_loop | 1.10 |" in text
+    assert "| torch loop | 1.10 |" in text
     assert "| diabetes | 64 (tied: 64 to 256) | 0.01 [0.009, 0.011] | 20 s |" in text
 
 
