@@ -158,8 +158,11 @@ def _curve_rows(
 
 def _add_ends(cells: list[Row], curves: Sequence[Row]) -> None:
     """Add where each median curve ends."""
+    points_of: dict[int, list[Row]] = {}
+    for row in curves:
+        points_of.setdefault(row["batch_size"], []).append(row)
     for cell in cells:
-        points = [row for row in curves if row["batch_size"] == cell["batch_size"]]
+        points = points_of.get(cell["batch_size"], [])
         end = max((row["rows"] for row in points), default=None)
         last = [row for row in points if row["rows"] == end]
         for name in AXES:

@@ -113,14 +113,16 @@ def _curve_labels(
         [(place, statistics.median(found)) for place, found in sorted(line.items())]
         for line in losses.values()
     ]
-    names = curve_names(name, curves, references)
+    names = curve_names(name, curves, references, plot)
     return _label_rows(f"loss_by_{name}", marks, plot, medians, names)
 
 
-def curve_names(name: str, curves: Sequence[Row], references: Sequence[Row]) -> list[LineName]:
+def curve_names(
+    name: str, curves: Sequence[Row], references: Sequence[Row], plot: Plot
+) -> list[LineName]:
     """Return the names of the lines of reference losses in the chart of loss against `name`."""
     points = [(row[name], row["loss"]) for row in curves if row[name]]
-    return line_names(references, curve_plot(name, curves, references), points)
+    return line_names(references, plot, points)
 
 
 def tradeoff_plot(cells: Sequence[Row], references: Sequence[Row]) -> Plot:
@@ -146,18 +148,18 @@ def _tradeoff_labels(cells: Sequence[Row], references: Sequence[Row]) -> list[Ro
             bars.append([(_within(cell[f"rows_per_second_{end}"], plot.x), y) for end in _ENDS])
         if cell["holdout_loss_lo"] and cell["holdout_loss_hi"]:
             bars.append([(x, _within(cell[f"holdout_loss_{end}"], plot.y)) for end in _ENDS])
-    names = tradeoff_names(cells, references)
+    names = tradeoff_names(cells, references, plot)
     return _label_rows("tradeoff", marks, plot, bars, names, column=False)
 
 
-def tradeoff_names(cells: Sequence[Row], references: Sequence[Row]) -> list[LineName]:
+def tradeoff_names(cells: Sequence[Row], references: Sequence[Row], plot: Plot) -> list[LineName]:
     """Return the names of the lines of reference losses in the chart of speed against loss."""
     points = [
         (cell["rows_per_second"], cell["holdout_loss"])
         for cell in cells
         if cell["rows_per_second"] and cell["holdout_loss"]
     ]
-    return line_names(references, tradeoff_plot(cells, references), points)
+    return line_names(references, plot, points)
 
 
 def _plot_of_sizes(cells: Sequence[Row], values: Sequence[float | None], pad: float) -> Plot:

@@ -53,7 +53,7 @@ def tradeoff(summary: Summary, tables: Tables) -> AnyChart | None:
     y = alt.Y("holdout_loss:Q", title=title, **log_axis(plot.y))
     base = sizes_where("datum.rows_per_second > 0 && datum.holdout_loss > 0")
     color = size_color(tables["cells"])
-    names = tradeoff_names(tables["cells"], tables["references"])
+    names = tradeoff_names(tables["cells"], tables["references"], plot)
     edge = sizes_where("datum.rows_per_second > 0 && !(datum.holdout_loss > 0)")
     layers = [
         *reference_layers(alt.Y("loss:Q", title=title, scale=log_scale(plot.y)), names),
@@ -164,7 +164,7 @@ def curves(name: str, summary: Summary, tables: Tables) -> AnyChart | None:
     ends, reach, scale = plot.y, plot.x, log_scale(plot.y)
     held_out = summary.data.holdout_source != "none"
     x = alt.X(f"{name}:Q", title=AXES[name], **log_axis(reach, "~g" if name == "seconds" else "~s"))
-    names = curve_names(name, tables["curves"], tables["references"])
+    names = curve_names(name, tables["curves"], tables["references"], plot)
     y_title = "held-out loss" if held_out else "training loss (mean of r²)"
     y = alt.Y("loss:Q", title=y_title, **log_axis(ends))
     median = alt.Y("median(loss):Q", title=y_title, scale=scale)
