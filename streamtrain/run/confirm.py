@@ -17,7 +17,7 @@ from streamtrain.science.run_log import Run
 #: At most this many trials are run again for each size: a few repeats are enough for a time.
 MOST_TRIALS = 3
 
-#: The recommended size and its neighbours.
+#: The recommended size and as many neighbours on each side.
 MOST_SIZES = 3
 
 
@@ -54,7 +54,8 @@ def neighbours(judgement: Judgement) -> list[Cell]:
     if judgement.choice.batch_size not in sizes:
         return []
     index = sizes.index(judgement.choice.batch_size)
-    return reached[max(0, index - 1) : index + 2]
+    beside = MOST_SIZES // 2
+    return reached[max(0, index - beside) : index + beside + 1]
 
 
 def _train_to_target(prepared: Prepared, cell: Cell, trial: int) -> Confirmed:

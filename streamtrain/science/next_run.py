@@ -55,32 +55,33 @@ def next_run(run: Run, cell: Cell) -> NextRun | None:
         return None
     most = max(by_rows)
     longest = [curve for curve in curves if curve.rows[-1] == most]
-    fall = fall_per_doubling(longest)
     if run.header.config.get("train", {}).get("schedule", "constant") == "constant":
         changes = _change_by_rows(curves, sorted(by_rows))
         rows = min(by_rows, key=lambda rows: (changes[rows], rows))
     else:
         rows = most
-    flat = rows < most or hardly_gains(longest)
-    logs = by_rows[rows]
+    return NextRun(
+        rows=rows,
+        loss=_expected_loss(cell, by_rows[rows]),
+        fall_per_doubling=fall_per_doubling(longest),
+        is_flat=rows < most or hardly_gains(longest),
+    )
+
+
+def _expected_loss(cell: Cell, logs: Sequence[float]) -> Estimate:
+    """Return the loss of one further seed, from the log losses of those that have its rows."""
     mean = float(np.mean(logs))
     seeds = _losses_by_rows([curve for curve in cell.curves.values() if curve.finished])
     common = [rows for rows, values in seeds.items() if len(values) == len(cell.curves) > 1]
     if not common:
-        loss = Estimate(value=math.exp(mean), n=len(logs))
-        return NextRun(rows=rows, loss=loss, fall_per_doubling=fall, is_flat=flat)
+        return Estimate(value=math.exp(mean), n=len(logs))
     deviation = float(np.std(seeds[max(common)], ddof=1))
     margin = t_quantile(len(cell.curves) - 1) * deviation * math.sqrt(1 + 1 / len(logs))
-    return NextRun(
-        rows=rows,
-        loss=Estimate(
-            value=math.exp(mean),
-            lo=math.exp(mean - margin),
-            hi=math.exp(min(mean + margin, 700.0)),
-            n=len(logs),
-        ),
-        fall_per_doubling=fall,
-        is_flat=flat,
+    return Estimate(
+        value=math.exp(mean),
+        lo=math.exp(mean - margin),
+        hi=math.exp(min(mean + margin, 700.0)),
+        n=len(logs),
     )
 
 
